@@ -1,0 +1,36 @@
+"""At-least-once emit for python-socketio, around an existing ``socketio.AsyncClient``."""
+
+from reliable_emit.client import ReliableClient
+from reliable_emit.delivery import DeadLetter, Delivery
+from reliable_emit.errors import (
+    CallTimeout,
+    ClientClosed,
+    DeliveryFailed,
+    FlushTimeout,
+    OutboxCorrupt,
+    OutboxFull,
+    OutboxLocked,
+    ReliableEmitError,
+)
+from reliable_emit.hooks import Stats
+from reliable_emit.offsets import ClientOffsets, random_offset
+from reliable_emit.outbox import MemoryOutbox, Outbox
+
+__all__ = [
+    "CallTimeout",
+    "ClientClosed",
+    "ClientOffsets",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryFailed",
+    "FlushTimeout",
+    "MemoryOutbox",
+    "Outbox",
+    "OutboxCorrupt",
+    "OutboxFull",
+    "OutboxLocked",
+    "ReliableClient",
+    "ReliableEmitError",
+    "Stats",
+    "random_offset",
+]

@@ -1,0 +1,559 @@
+"""ReliableClient: what a program uses."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from reliable_emit.delivery import DeadLetter, Delivery, Message
+from reliable_emit.driver import Driver
+from reliable_emit.errors import CallTimeout, ClientClosed, FlushTimeout, OutboxFull
+from reliable_emit.hooks import Stats
+from reliable_emit.link import ConnectOptions, Connector
+from reliable_emit.offsets import ClientOffsets
+from reliable_emit.outbox import MemoryOutbox, Outbox
+from reliable_emit.policy import DEFAULT_BACKOFF, Backoff, OnExhausted, Overflow, Policy, count, seconds
+
+if TYPE_CHECKING:
+    import socketio
+
+_logger = logging.getLogger("reliable_emit")
+
+_CLOSE_TIMEOUT = 10.0
+_DISCONNECT_TIMEOUT = 1.0
+
+# The names that the JavaScript client reserves, and the one that python-socketio uses for itself.
+_RESERVED = frozenset(
+    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener", "__disconnect_final"}
+)
+
+
+class _Default(enum.Enum):
+    DEFAULT = enum.auto()
+
+
+DEFAULT: Final = _Default.DEFAULT
+"""An argument that was not given: the client's own setting applies."""
+
+
+class ReliableClient:
+    """At-least-once ``emit`` for one namespace of an existing ``socketio.AsyncClient``.
+
+    The wrapped client stays yours: its handlers see what they saw before, and it may be connected before or after, by
+    you or with :meth:`connect`. Messages are sent one at a time, in the order in which :meth:`emit` was called.
+
+    Args:
+        sio: The client to wrap.
+        namespace: The namespace; queues of different namespaces are independent.
+        outbox: Where accepted messages wait; by default a :class:`MemoryOutbox` of its own.
+        ack_timeout: Seconds to wait for the acknowledgement of one attempt.
+        retries: Attempts after the first one that may fail on a live connection; ``None``: until acknowledged. Losing
+            the connection costs no retry: the message goes out first after reconnection.
+        max_losses: How many times in a row the connection may be lost while the same message is in flight, before that
+            message is suspected of killing it and given up as exhausted; ``None``: any number.
+        backoff: A tenacity wait strategy (``tenacity.wait_*``): seconds between attempts on a live connection.
+        client_offset: ``True`` appends the client offset as the last argument, as the Socket.IO tutorial does; or a
+            function ``(data, offset) -> data`` that puts it somewhere else.
+        new_offset: Makes the offset of a message: called with the socket id, ``None`` while there is none.
+        on_exhausted: ``"dead_letter"`` gives an exhausted message up; ``"hold"`` keeps it at the head and stops, until
+            :meth:`redeliver`, :meth:`discard` or :meth:`resume`.
+        max_pending: How many messages may wait, ``None``: any number.
+        overflow: What happens to one more: ``"raise"`` :class:`OutboxFull`, ``"wait"`` for room (first come, first
+            served), ``"drop_oldest"`` (one that is not in flight, if there is one) or ``"drop_newest"``, the message
+            itself.
+
+    Raises:
+        TypeError: An argument is of a wrong type.
+        ValueError: An argument has a wrong value, or the namespace of that client is wrapped already.
+    """
+
+    def __init__(
+        self,
+        sio: socketio.AsyncClient,
+        *,
+        namespace: str = "/",
+        outbox: Outbox | None = None,
+        ack_timeout: float = 10.0,
+        retries: int | None = 3,
+        max_losses: int | None = 10,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        client_offset: bool | Callable[[Any, str], Any] = False,
+        new_offset: Callable[[str | None], str] | None = None,
+        on_exhausted: OnExhausted = "dead_letter",
+        max_pending: int | None = 10_000,
+        overflow: Overflow = "raise",
+    ) -> None:
+        if not (hasattr(sio, "eio") and hasattr(sio, "is_asyncio_based") and sio.is_asyncio_based()):
+            raise TypeError(f"the client to wrap is {sio!r}; give a socketio.AsyncClient")
+        if not isinstance(namespace, str) or not namespace.startswith("/"):
+            raise ValueError(f"namespace is {namespace!r}; give a str that starts with a slash, such as '/'")
+        if not isinstance(client_offset, bool) and not callable(client_offset):
+            raise TypeError(
+                f"client_offset is {client_offset!r}; give True, False or a function (data, offset) -> data"
+            )
+        if new_offset is not None and not callable(new_offset):
+            raise TypeError(f"new_offset is {new_offset!r}; give a function (socket id or None) -> offset")
+        self._policy = Policy(
+            ack_timeout=ack_timeout,
+            retries=retries,
+            max_losses=max_losses,
+            backoff=backoff,
+            on_exhausted=on_exhausted,
+            max_pending=max_pending,
+            overflow=overflow,
+        )
+        self._client_offset = client_offset
+        self._new_offset = ClientOffsets() if new_offset is None else new_offset
+        self._outbox: Outbox = MemoryOutbox() if outbox is None else outbox
+        self._opening: asyncio.Task[None] | None = None
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        self._closed = False
+        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._make_room)
+        self._connector = Connector(self._driver.link)
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Whoever is interrupted wants to leave; whoever failed still wants her messages delivered.
+        in_time = kind is None or issubclass(kind, Exception)
+        remaining = await self.close(timeout=_CLOSE_TIMEOUT if in_time else 0.0)
+        if remaining and error is None and not self._outbox.durable:
+            raise FlushTimeout(remaining, "they were given up, and are among the dead letters of the closed client")
+
+    # Connecting.
+
+    async def connect(
+        self,
+        url: str | Callable[[], Any],
+        headers: Mapping[str, str] | Callable[[], Any] | None = None,
+        auth: Any = None,
+        transports: str | Sequence[str] | None = None,
+        namespaces: str | Sequence[str] | None = None,
+        socketio_path: str = "socket.io",
+        wait: bool = True,
+        wait_timeout: float = 10.0,
+        retry: bool = True,
+    ) -> None:
+        """Connect the wrapped client; :meth:`close` will disconnect it then.
+
+        The arguments are those of ``AsyncClient.connect``, but that `retry` is on: while nobody answers, the first
+        connection is tried again with growing, jittered pauses, for ever; bound it with ``asyncio.timeout``. Later
+        reconnections are python-socketio's own. Without `namespaces`, those with handlers and this client's are
+        connected.
+
+        Raises:
+            ValueError: The URL or the namespaces cannot work.
+            socketio.exceptions.ConnectionError: The server refused a namespace, or, without `retry`, did not answer.
+            ClientClosed: The client is closed.
+        """
+        options = ConnectOptions(
+            url=url,
+            headers=headers,
+            auth=auth,
+            transports=transports,
+            namespaces=namespaces,
+            socketio_path=socketio_path,
+            wait=wait,
+            wait_timeout=seconds("wait_timeout", wait_timeout),
+        )
+        await self._open()
+        await self._connector.connect(options, retry=retry)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the namespace is connected."""
+        return self._driver.link.is_up
+
+    # Sending.
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        callback: Callable[..., object] | None = None,
+        ack_timeout: float | Literal[_Default.DEFAULT] = DEFAULT,
+        retries: int | Literal[_Default.DEFAULT] | None = DEFAULT,
+        ttl: float | None = None,
+    ) -> Delivery:
+        """Accept a message: return once it is stored, in its place in the order.
+
+        Cancelling the call before it returns may or may not have stored the message; waiting for room
+        (``overflow="wait"``) can be cancelled safely.
+
+        Args:
+            event: The event's name.
+            data: As for ``AsyncClient.emit``: a tuple is several arguments, ``None`` none at all, everything else one.
+                What it is now is what is sent, however it changes afterwards.
+            callback: Called with the arguments of the acknowledgement.
+            ack_timeout: For this message, instead of the client's.
+            retries: For this message, instead of the client's.
+            ttl: Seconds after which the message is given up as expired, wherever it is then.
+
+        Returns:
+            The handle: await it for the server's reply.
+
+        Raises:
+            TypeError: The data cannot be encoded, or an argument is of a wrong type; nothing was queued.
+            ValueError: The event's name is reserved, or an argument has a wrong value; nothing was queued.
+            OutboxFull: `max_pending` messages wait and `overflow` is ``"raise"``; nothing was queued.
+            ClientClosed: The client is closed; nothing was queued.
+        """
+        if self._closed:
+            raise ClientClosed
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is {callback!r}; give a function")
+        message = self._message(event, data, ack_timeout, retries, ttl)
+        if self._opening is None or not self._opening.done():
+            await self._open()
+        if self._is_full():
+            match self._policy.overflow:
+                case "raise":
+                    raise OutboxFull(self._limit)
+                case "drop_newest":
+                    return self._driver.refuse(
+                        message, f"{self._limit} messages were pending, and the newest is dropped"
+                    )
+                case "drop_oldest":
+                    self._drop_oldest()
+                case "wait":
+                    await self._wait_for_room()
+        return await self._driver.accept(message, callback)
+
+    async def send(self, data: Any, **options: Any) -> Delivery:
+        """:meth:`emit` an event named ``message``, as ``AsyncClient.send`` does."""
+        return await self.emit("message", data, **options)
+
+    async def call(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+        ack_timeout: float | Literal[_Default.DEFAULT] = DEFAULT,
+        retries: int | Literal[_Default.DEFAULT] | None = DEFAULT,
+        ttl: float | None = None,
+    ) -> Any:
+        """:meth:`emit` and await the server's reply, in the form that ``AsyncClient.call`` returns it.
+
+        Cancelling the call never cancels the delivery, and neither does its `timeout`: an accepted message is delivered
+        if it can be. To have it given up in time, use `ttl`.
+
+        Args:
+            event: As for :meth:`emit`.
+            data: As for :meth:`emit`.
+            timeout: Seconds to wait for the reply, ``None``: until there is one or the message is given up.
+            ack_timeout: As for :meth:`emit`.
+            retries: As for :meth:`emit`.
+            ttl: As for :meth:`emit`.
+
+        Raises:
+            CallTimeout: No reply within `timeout`. It is a ``socketio.exceptions.TimeoutError``.
+            DeliveryFailed: The message was given up.
+            Exception: What :meth:`emit` raises.
+        """
+        if timeout is not None:
+            seconds("timeout", timeout, zero=True)
+        started = time.monotonic()
+        delivery = await self.emit(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
+        if timeout is None:
+            return await delivery
+        try:
+            async with asyncio.timeout(timeout - (time.monotonic() - started)):
+                return await delivery
+        except TimeoutError:
+            raise CallTimeout(delivery, timeout) from None
+
+    async def emit_volatile(self, event: str, data: Any = None) -> bool:
+        """Send a message now, or drop it: it is never queued, never repeated, and outside the order of the queue.
+
+        It is dropped while the namespace is not connected, and while the connection is busy with what was sent before.
+
+        Returns:
+            Whether it was sent; that it arrived, nobody knows.
+
+        Raises:
+            TypeError: The data cannot be encoded.
+            ValueError: The event's name is reserved.
+            ClientClosed: The client is closed.
+        """
+        if self._closed:
+            raise ClientClosed
+        _check_event(event)
+        frames = self._driver.link.codec.encode(event, _arguments(data))
+        sent = self._driver.link.send_volatile(frames)
+        if sent:
+            self._driver.stats.volatile_sent += 1
+        else:
+            self._driver.stats.volatile_dropped += 1
+        return sent
+
+    # Waiting and ending.
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until every message accepted before this call is settled: acknowledged or given up.
+
+        Args:
+            timeout: Seconds to wait; ``None``: as long as it takes, also while offline, paused or held.
+
+        Raises:
+            FlushTimeout: Messages are still pending; they stay so.
+        """
+        if timeout is not None:
+            seconds("timeout", timeout, zero=True)
+        if not self._closed:
+            await self._open()
+        flushed = self._driver.flushed()
+        await asyncio.wait({flushed}, timeout=timeout)
+        if not flushed.done():
+            flushed.cancel()
+            raise FlushTimeout(self.pending, self._outbox.where)
+
+    async def close(self, *, timeout: float = _CLOSE_TIMEOUT) -> int:
+        """Flush, and end: within `timeout` seconds and two more for disconnecting, whatever the network does.
+
+        Nothing is accepted from the call on. What is still pending then stays in a durable outbox; otherwise it is
+        given up as ``dropped``, and is among :meth:`dead_letters`. The wrapped client is disconnected if
+        :meth:`connect` connected it, and left alone otherwise. Closing again does nothing. Cancelling the call skips
+        the waiting, not the ending.
+
+        Args:
+            timeout: Seconds to wait for what is pending; 0: none.
+
+        Returns:
+            How many messages remained.
+        """
+        seconds("timeout", timeout, zero=True)
+        if self._closed:
+            return 0
+        self._closed = True
+        for waiting in self._room:
+            if not waiting.done():
+                waiting.set_exception(ClientClosed())
+        try:
+            if timeout and not self._driver.paused:
+                await self.flush(timeout)
+        except FlushTimeout:
+            pass
+        finally:
+            remaining = self._end()
+            if self._connector.connected_by_us:
+                await self._connector.disconnect(_DISCONNECT_TIMEOUT)
+            if self._opening is not None and self._opening.done() and self._opening.exception() is None:
+                await self._outbox.close()
+        return remaining
+
+    # Looking and steering.
+
+    @property
+    def pending(self) -> int:
+        """How many messages are accepted and not settled."""
+        return len(self._outbox)
+
+    def queue(self) -> list[Delivery]:
+        """Return the deliveries of all pending messages, in order; the list is a snapshot, the handles are live."""
+        return [self._driver.delivery(message) for message in self._outbox]
+
+    @property
+    def stats(self) -> Stats:
+        """A copy of the counters since the client was made."""
+        return dataclasses.replace(self._driver.stats)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the messages that were given up (but not those that you cancelled), oldest first."""
+        return self._outbox.dead_letters()
+
+    async def redeliver(self, offset: str) -> Delivery:
+        """Send a dead letter again, or a held message, under the same offset and with all its retries.
+
+        A dead letter joins the end of the queue.
+
+        Raises:
+            KeyError: There is no dead letter and no held message with that offset.
+            ClientClosed: The client is closed.
+        """
+        if self._closed:
+            raise ClientClosed
+        held = self._outbox.get(offset)
+        if held is not None and self._driver.release(held):
+            return self._driver.delivery(held)
+        letter = self._outbox.exhume(offset)
+        if letter is None:
+            raise KeyError(f"no dead letter and no held message has the offset {offset!r}; see dead_letters()")
+        letter.message.renew()
+        return await self._driver.accept(letter.message)
+
+    def discard(self, offset: str) -> None:
+        """Throw a dead letter away, or give a pending message up as ``cancelled``.
+
+        Raises:
+            KeyError: Nothing has that offset.
+        """
+        message = self._outbox.get(offset)
+        if message is not None:
+            self._driver.withdraw(message, "cancelled", "it was discarded")
+        elif self._outbox.exhume(offset) is None:
+            raise KeyError(
+                f"no pending message and no dead letter has the offset {offset!r}; see queue(), dead_letters()"
+            )
+
+    def pause(self) -> None:
+        """Send nothing more; what is in flight may still be acknowledged, and ``emit`` goes on accepting."""
+        self._driver.pause()
+
+    def resume(self) -> None:
+        """Go on sending after :meth:`pause`, and try a held message again."""
+        self._driver.resume()
+
+    def on(self, hook: str, function: Callable[..., object] | None = None) -> Any:
+        """Have a function called when something happens; without `function` it is a decorator.
+
+        ``sent``, ``retried``, ``acknowledged``, ``dead_lettered`` and ``dropped`` are called with the
+        :class:`Delivery`, ``connected`` with the socket id, ``disconnected`` with the reason. A message that is sent
+        again is both sent and retried, one that overflowed both dropped and dead-lettered. Functions may be coroutine
+        functions. They are called from the event loop, after the fact; whatever they raise is logged and stops nothing.
+
+        Raises:
+            ValueError: There is no such hook.
+            TypeError: `function` cannot be called.
+        """
+        if function is not None:
+            self._driver.hooks.add(hook, function)
+            return function
+
+        def register(decorated: Callable[..., object]) -> Callable[..., object]:
+            self._driver.hooks.add(hook, decorated)
+            return decorated
+
+        return register
+
+    # What is behind it.
+
+    async def _open(self) -> None:
+        """Open the outbox, once, whoever asks first; those who ask meanwhile wait for the same opening."""
+        if self._closed:
+            raise ClientClosed
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._outbox.open(self._driver.advance))
+            self._opening.add_done_callback(self._opened)
+        await asyncio.shield(self._opening)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if opening.cancelled() or opening.exception() is not None:
+            self._opening = None  # so that the next call tries again
+        else:
+            self._driver.advance()
+
+    def _message(
+        self,
+        event: str,
+        data: Any,
+        ack_timeout: float | Literal[_Default.DEFAULT],
+        retries: int | Literal[_Default.DEFAULT] | None,
+        ttl: float | None,
+    ) -> Message:
+        """Take the snapshot of a message, or raise with nothing queued."""
+        _check_event(event)
+        if ack_timeout is DEFAULT:
+            ack_timeout = self._policy.ack_timeout
+        if retries is DEFAULT:
+            retries = self._policy.retries
+        elif retries is not None:
+            count("retries", retries, least=0)
+        expires_at = None if ttl is None else asyncio.get_running_loop().time() + seconds("ttl", ttl)
+        link = self._driver.link
+        link.look()  # the socket id may be newer than what a handler that still runs lets us hear
+        offset = self._new_offset(link.socket_id)
+        if not isinstance(offset, str) or not offset:
+            raise TypeError(f"new_offset returned {offset!r}; it has to return a str that is not empty")
+        if self._driver.knows(offset):
+            raise ValueError(
+                f"new_offset returned {offset!r}, which a pending message has already; it has to be unique"
+            )
+        if self._client_offset is True:
+            arguments = (*_arguments(data), offset)
+        elif self._client_offset is False:
+            arguments = _arguments(data)
+        else:
+            arguments = _arguments(self._client_offset(data, offset))
+        return Message(
+            offset=offset,
+            event=event,
+            frames=link.codec.encode(event, arguments),
+            ack_timeout=seconds("ack_timeout", ack_timeout, zero=True),
+            retries=retries,
+            accepted_at=time.time(),
+            expires_at=expires_at,
+        )
+
+    @property
+    def _limit(self) -> int:
+        return self._policy.max_pending or 0
+
+    def _is_full(self) -> bool:
+        limit = self._policy.max_pending
+        return limit is not None and (len(self._outbox) + self._admitted >= limit or bool(self._room))
+
+    def _drop_oldest(self) -> None:
+        oldest = self._driver.oldest()
+        if oldest is not None:
+            self._driver.withdraw(oldest, "dropped", f"{self._limit} messages were pending, and the oldest is dropped")
+
+    async def _wait_for_room(self) -> None:
+        # First come, first served: as long as somebody waits, a new message joins the line even if there is room.
+        turn = asyncio.get_running_loop().create_future()
+        self._room.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._admitted -= 1
+                self._make_room()  # the place was ours already; pass it on
+            else:
+                self._room.remove(turn)
+            raise
+        self._admitted -= 1
+
+    def _make_room(self) -> None:
+        limit = self._policy.max_pending
+        while self._room and limit is not None and len(self._outbox) + self._admitted < limit:
+            turn = self._room.popleft()
+            if not turn.done():
+                self._admitted += 1  # kept free until the one who waited has taken it
+                turn.set_result(None)
+
+    def _end(self) -> int:
+        """Stop sending, and say what remains."""
+        self._driver.stop()
+        remaining = len(self._outbox)
+        if remaining:
+            _logger.warning("closed with %d messages pending: %s", remaining, self._outbox.where)
+        if not self._outbox.durable:
+            for message in list(self._outbox):
+                self._driver.withdraw(message, "dropped", "the client was closed")
+        return remaining
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, str):
+        raise TypeError(f"the event is {event!r}; give its name, a str")
+    if event in _RESERVED:
+        raise ValueError(f"{event!r} is a reserved event name; choose another one")
+
+
+def _arguments(data: Any) -> tuple[Any, ...]:
+    if isinstance(data, tuple):
+        return data
+    return () if data is None else (data,)

@@ -1,0 +1,337 @@
+"""Performs what the sender decides: timers, sending, settling, the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import heapq
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from reliable_emit.delivery import DeadLetter, Delivery, Frames, Message
+from reliable_emit.errors import DeliveryFailed, Reason
+from reliable_emit.hooks import Hooks, Stats
+from reliable_emit.link import Link
+from reliable_emit.outbox import Outbox
+from reliable_emit.policy import Policy
+from reliable_emit.sender import Acknowledge, Backoff, Command, EndAttempts, Fail, Hold, Phase, Send, Sender
+
+_logger = logging.getLogger("reliable_emit")
+
+
+@dataclasses.dataclass(slots=True)
+class _Flush:
+    """Somebody waits until the messages up to `sequence` are settled."""
+
+    sequence: int
+    remaining: int
+    done: asyncio.Future[None]
+
+
+class Driver:
+    """Connects the sender with the link, the outbox, the clock and the caller's deliveries.
+
+    Everything in here happens between two steps of the event loop: a command list is performed to its end before the
+    next event is looked at, and the user's functions are only scheduled. So no event finds the state half changed.
+
+    Args:
+        sio: The wrapped client.
+        namespace: Its namespace.
+        outbox: Where accepted messages wait.
+        policy: The limits, the backoff and what happens to an exhausted message.
+        on_room: Called when a message left the outbox.
+    """
+
+    def __init__(self, sio: Any, namespace: str, outbox: Outbox, policy: Policy, on_room: Callable[[], None]) -> None:
+        self.hooks = Hooks()
+        self.stats = Stats()
+        self.outbox = outbox
+        self._policy = policy
+        self._on_room = on_room
+        self._sender = Sender(max_losses=policy.max_losses, on_exhausted=policy.on_exhausted)
+        self._deliveries: dict[str, Delivery] = {}
+        self._sequence = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiries: list[tuple[float, int, Message]] = []
+        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._flushes: list[_Flush] = []
+        self._stopped = False
+        self.link = Link(sio, namespace, self)
+        self.link.look()
+
+    # What the client asks for.
+
+    def knows(self, offset: str) -> bool:
+        """Whether a message with that offset is pending."""
+        return offset in self._deliveries or self.outbox.get(offset) is not None
+
+    async def accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
+        """Store a message and have it delivered in its turn."""
+        delivery = Delivery(message, self, callback)
+        self._deliveries[message.offset] = delivery
+        self._sequence += 1
+        message.sequence = self._sequence
+        try:
+            await self.outbox.append(message)
+        except BaseException:
+            del self._deliveries[message.offset]
+            self._left(message)
+            raise
+        self.stats.accepted += 1
+        self._watch_expiry(message)
+        self.advance()
+        return delivery
+
+    def refuse(self, message: Message, detail: str) -> Delivery:
+        """Make a message a dead letter that never was in the queue."""
+        self._sequence += 1
+        message.sequence = self._sequence
+        delivery = self._deliveries[message.offset] = Delivery(message, self)
+        self._perform(self._sender.withdraw(message, "dropped", detail))
+        return delivery
+
+    def withdraw(self, message: Message, reason: Reason, detail: str) -> None:
+        """Give up a pending message."""
+        self._perform(self._sender.withdraw(message, reason, detail))
+
+    def cancel(self, message: Message) -> None:
+        """Give up a pending message because the user says so."""
+        self.withdraw(message, "cancelled", "it was cancelled")
+
+    def oldest(self) -> Message | None:
+        """Return the oldest message that is not in flight; only if there is no other, the one that is."""
+        pending = iter(self.outbox)
+        first = next(pending, None)
+        if first is not None and first.state == "in_flight":
+            return next(pending, first)
+        return first
+
+    def delivery(self, message: Message) -> Delivery:
+        """Return the handle on a pending message."""
+        delivery = self._deliveries.get(message.offset)
+        if delivery is None:
+            delivery = self._deliveries[message.offset] = Delivery(message, self)
+        return delivery
+
+    def decode(self, frames: Frames) -> tuple[Any, ...]:
+        """Return the arguments in a snapshot."""
+        return self.link.codec.decode(frames)
+
+    def pause(self) -> None:
+        """Send nothing more."""
+        self._perform(self._sender.pause())
+
+    def resume(self) -> None:
+        """Go on sending."""
+        self._perform(self._sender.resume())
+
+    @property
+    def paused(self) -> bool:
+        """Whether sending is paused."""
+        return self._sender.paused
+
+    def release(self, message: Message) -> bool:
+        """Try the held message again, if it is that one."""
+        if self._sender.phase is not Phase.HELD or self._sender.message is not message:
+            return False
+        self._perform(self._sender.release())
+        return True
+
+    def flushed(self) -> asyncio.Future[None]:
+        """Return a future that is done when every message accepted before now is settled."""
+        done = asyncio.get_running_loop().create_future()
+        if len(self.outbox) == 0:
+            done.set_result(None)
+        else:
+            flush = _Flush(self._sequence, len(self.outbox), done)
+            self._flushes.append(flush)
+            done.add_done_callback(lambda _: self._flushes.remove(flush))
+        return done
+
+    def stop(self) -> None:
+        """Send nothing more, ever, and let go of the link and the timers."""
+        self._stopped = True
+        self._perform(self._sender.pause())
+        self._stop_timer()
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        self.link.detach()
+
+    # What happens.
+
+    def link_up(self, socket_id: str) -> None:
+        """The namespace is connected."""
+        self.stats.connected += 1
+        _logger.info("connected to %s as %s; %d pending", self.link.namespace, socket_id, len(self.outbox))
+        self.hooks.fire("connected", socket_id)
+        self._perform(self._sender.link_up())
+
+    def link_down(self, reason: str) -> None:
+        """The connection is lost."""
+        self.stats.disconnected += 1
+        if self._sender.phase is Phase.IN_FLIGHT:
+            self.stats.lost += 1
+        _logger.info("disconnected from %s: %s; %d pending", self.link.namespace, reason, len(self.outbox))
+        self.hooks.fire("disconnected", reason)
+        self._perform(self._sender.link_down())
+
+    def advance(self) -> None:
+        """Load the next message if the sender is idle."""
+        while not self._stopped and self._sender.phase is Phase.IDLE and (message := self.outbox.head()) is not None:
+            self._run(self._sender.load(message))
+
+    def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
+        self._perform(self._sender.acknowledged(message, reply))
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self.stats.timed_out += 1
+        self._perform(self._sender.timed_out())
+
+    def _backoff_over(self) -> None:
+        self._timer = None
+        self._perform(self._sender.backoff_over())
+
+    # What is done about it.
+
+    def _perform(self, commands: Iterable[Command]) -> None:
+        self._run(commands)
+        self.advance()
+
+    def _run(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send(message):
+                    self._send(message)
+                case EndAttempts():
+                    self._stop_timer()
+                    self.link.forget()
+                case Acknowledge(message, reply):
+                    self._acknowledge(message, reply)
+                case Backoff(message):
+                    self._back_off(message)
+                case Fail(message, reason, detail):
+                    self._fail(message, reason, detail)
+                case Hold(message, detail):
+                    _logger.error(
+                        "%r (offset %s) is held at the head: %s; redeliver(offset), discard(offset) or resume()",
+                        message.event,
+                        message.offset,
+                        detail,
+                    )
+
+    def _send(self, message: Message) -> None:
+        # The timer first: whatever the wrapped client makes of the message, it is not waited for beyond that time.
+        self._timer = asyncio.get_running_loop().call_later(message.ack_timeout, self._timed_out)
+        self.stats.sent += 1
+        self.hooks.fire("sent", delivery := self.delivery(message))
+        if message.attempts > 1:
+            self.stats.retried += 1
+            self.hooks.fire("retried", delivery)
+        try:
+            self.link.request(message.frames, lambda reply: self._acknowledged(message, reply))
+        except Exception as error:
+            # A serializer that cannot repeat what it did at `emit`; a message must not stop those behind it.
+            _logger.exception("%r (offset %s) cannot be sent", message.event, message.offset)
+            self._run(self._sender.withdraw(message, "exhausted", f"it could not be encoded again: {error}"))
+
+    def _back_off(self, message: Message) -> None:
+        try:
+            seconds = self._policy.backoff_seconds(message.failures)
+        except Exception:
+            _logger.exception("the backoff strategy failed; waiting 1 s instead")
+            seconds = 1.0
+        _logger.info(
+            "no acknowledgement for %r (offset %s) within %g s, attempt %d; trying again in %.2f s",
+            message.event,
+            message.offset,
+            message.ack_timeout,
+            message.attempts,
+            seconds,
+        )
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._backoff_over)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _acknowledge(self, message: Message, reply: tuple[Any, ...]) -> None:
+        self.stats.acknowledged += 1
+        self.outbox.remove(message)
+        self._settle(message, reply, "acknowledged")
+
+    def _fail(self, message: Message, reason: Reason, detail: str) -> None:
+        setattr(self.stats, reason, getattr(self.stats, reason) + 1)
+        hook = None
+        if reason == "cancelled":
+            self.outbox.remove(message)
+        else:
+            _logger.warning(
+                "%r (offset %s) is given up: %s after %d attempts: %s",
+                message.event,
+                message.offset,
+                reason,
+                message.attempts,
+                detail,
+            )
+            self.outbox.bury(DeadLetter(message, reason, detail, time.time(), self.decode))
+            hook = "dead_lettered"
+        failure = DeliveryFailed(self.delivery(message), reason, message.attempts, message.attempts > 0, detail)
+        if reason == "dropped":
+            self.hooks.fire("dropped", failure.delivery)
+        self._settle(message, failure, hook)
+
+    def _settle(self, message: Message, outcome: tuple[Any, ...] | DeliveryFailed, hook: str | None) -> None:
+        delivery = self.delivery(message)
+        del self._deliveries[message.offset]
+        callback = delivery._settle(outcome)  # noqa: SLF001 - the driver's own side of the handle
+        if callback is not None and isinstance(outcome, tuple):
+            self.hooks.call_soon(f"the callback of {message.event!r}", callback, outcome)
+        if hook is not None:
+            self.hooks.fire(hook, delivery)
+        self._left(message)
+
+    def _left(self, message: Message) -> None:
+        for flush in self._flushes:
+            if message.sequence <= flush.sequence:
+                flush.remaining -= 1
+                if flush.remaining == 0 and not flush.done.done():
+                    flush.done.set_result(None)
+        self._on_room()
+
+    # Time to live.
+
+    def _watch_expiry(self, message: Message) -> None:
+        if message.expires_at is None:
+            return
+        if len(self._expiries) > 2 * len(self.outbox) + 64:
+            # Settled messages leave the heap when their time comes; with a long one they would pile up.
+            self._expiries = [entry for entry in self._expiries if _can_expire(entry)]
+            heapq.heapify(self._expiries)
+        heapq.heappush(self._expiries, (message.expires_at, message.sequence, message))
+        self._arm_expiry()
+
+    def _arm_expiry(self) -> None:
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+            self._expiry_timer = None
+        while self._expiries and not _can_expire(self._expiries[0]):
+            heapq.heappop(self._expiries)
+        if self._expiries and not self._stopped:
+            self._expiry_timer = asyncio.get_running_loop().call_at(self._expiries[0][0], self._expire)
+
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._expiries and self._expiries[0][0] <= now:
+            entry = heapq.heappop(self._expiries)
+            if _can_expire(entry):
+                self.withdraw(entry[2], "expired", "its time to live is over")
+        self._arm_expiry()
+
+
+def _can_expire(entry: tuple[float, int, Message]) -> bool:
+    at, _, message = entry
+    return message.state in {"queued", "in_flight"} and message.expires_at == at  # else it was redelivered since

@@ -1,0 +1,13 @@
+"""The link: one namespace of one wrapped client. The only client-side room that touches socketio and engineio.
+
+What it relies on beyond python-socketio's documented surface is little, and gathered here: the attributes ``eio``,
+``eio.handlers``, ``eio.queue``, ``eio.state``, ``namespaces``, ``callbacks``, ``failed_namespaces`` and
+``packet_class``, and the method ``_generate_ack_id``. The tests run against the lowest and the newest release that are
+supported.
+"""
+
+from reliable_emit.link.codec import Codec
+from reliable_emit.link.connecting import ConnectOptions, Connector
+from reliable_emit.link.link import Link
+
+__all__ = ["Codec", "ConnectOptions", "Connector", "Link"]

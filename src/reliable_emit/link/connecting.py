@@ -1,0 +1,170 @@
+"""Makes the first connection, and ends the one it made."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import socket
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tenacity
+from socketio import exceptions as socketio_exceptions
+
+from reliable_emit.link.link import Link
+
+_logger = logging.getLogger("reliable_emit")
+_FIRST_CONNECTION = tenacity.wait_random_exponential(multiplier=0.5, max=10)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectOptions:
+    """What ``AsyncClient.connect`` takes."""
+
+    url: str | Callable[[], Any]
+    headers: Mapping[str, str] | Callable[[], Any] | None
+    auth: Any
+    transports: str | Sequence[str] | None
+    namespaces: str | Sequence[str] | None
+    socketio_path: str
+    wait: bool
+    wait_timeout: float
+
+
+class Connector:
+    """Connects a link's client, and remembers that it did."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._sio = link.sio
+        self.connected_by_us = False
+
+    async def connect(self, options: ConnectOptions, *, retry: bool) -> None:
+        """Connect; with `retry`, again and again with backoff while nobody answers.
+
+        Raises:
+            ValueError: The URL, the transports or the namespaces cannot work.
+            socketio.exceptions.ConnectionError: The server refused a namespace, or without `retry`: no connection.
+        """
+        arguments = self._arguments(options)
+        self.connected_by_us = True
+        attempts = tenacity.AsyncRetrying(
+            wait=_FIRST_CONNECTION,
+            retry=tenacity.retry_if_exception(self._is_passing) if retry else tenacity.retry_never,
+            before_sleep=_log_failure,
+            reraise=True,
+        )
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    await self._attempt(arguments)
+        except BaseException:
+            self.connected_by_us = False
+            raise
+        self._link.look()
+
+    async def disconnect(self, timeout: float) -> None:
+        """Disconnect, within `timeout` seconds even if the peer is frozen and the socket full."""
+        task = asyncio.ensure_future(self._sio.shutdown())
+        _, pending = await asyncio.wait({task}, timeout=timeout)
+        if pending:
+            # Closing politely waits for what was written before, which a frozen peer never reads.
+            _shut_down(self._sio.eio.ws)
+            _, pending = await asyncio.wait({task}, timeout=1)
+        if pending:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1)
+        elif (error := task.exception()) is not None:
+            _logger.warning("while disconnecting: %s", error)
+
+    async def _attempt(self, arguments: dict[str, Any]) -> None:
+        if self._sio.connected:
+            return  # python-socketio's own reconnection was faster
+        try:
+            await self._sio.connect(**arguments)
+        except asyncio.CancelledError:
+            await self._clean_up()
+            raise
+        except socketio_exceptions.ConnectionError:
+            if not self._reconnects():
+                await self._clean_up()
+            raise
+
+    async def _clean_up(self) -> None:
+        # A failed attempt leaves the HTTP session open, a cancelled one maybe the connection too.
+        await asyncio.wait({asyncio.ensure_future(self._sio.disconnect())}, timeout=1)
+
+    def _reconnects(self) -> bool:
+        task = self._sio._reconnect_task  # noqa: SLF001 - nothing public tells
+        return task is not None and not task.done()
+
+    def _is_passing(self, error: BaseException) -> bool:
+        if isinstance(error, socketio_exceptions.ConnectionError):
+            return not self._sio.failed_namespaces
+        # "Client is not in a disconnected state": python-socketio is connecting by itself.
+        return isinstance(error, ValueError) and self._reconnects()
+
+    def _arguments(self, options: ConnectOptions) -> dict[str, Any]:
+        if not callable(options.url):
+            check_url(options.url)
+        if self._sio.connected:
+            raise socketio_exceptions.ConnectionError(
+                "the AsyncClient is connected already; a connection made with AsyncClient.connect serves as it is"
+            )
+        headers = options.headers
+        if not callable(headers):
+            # A copy for each attempt: engineio takes a Cookie header out of the dict it is given, so that the second
+            # connection went without.
+            given = dict(headers or {})
+            headers = given.copy
+        return {
+            "url": options.url,
+            "headers": headers,
+            "auth": options.auth,
+            "transports": options.transports,
+            "namespaces": self._namespaces(options.namespaces),
+            "socketio_path": options.socketio_path,
+            "wait": options.wait,
+            "wait_timeout": options.wait_timeout,
+        }
+
+    def _namespaces(self, given: str | Sequence[str] | None) -> list[str]:
+        ours = self._link.namespace
+        if given is None:
+            # Those with handlers, as AsyncClient chooses them, and ours.
+            named = {*self._sio.handlers, *self._sio.namespace_handlers} - {"*"}
+            return sorted({*named, ours})
+        chosen = [given] if isinstance(given, str) else list(given)
+        if ours not in chosen:
+            raise ValueError(f"namespaces={chosen!r} leaves out {ours!r}, whose messages would wait for ever; add it")
+        return chosen
+
+
+def check_url(url: object) -> None:
+    """Raise ``ValueError`` unless `url` is one that a Socket.IO client can connect to."""
+    if not isinstance(url, str):
+        raise TypeError(f"the url is {url!r}; give a str, or a function that returns one")
+    try:
+        parsed = urllib.parse.urlsplit(url)
+        sound = parsed.scheme in {"http", "https", "ws", "wss"} and bool(parsed.hostname)
+        sound = sound and parsed.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{url!r} is not the URL of a Socket.IO server; give one like http://localhost:3000")
+
+
+def _log_failure(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    _logger.warning("not connected: %s; trying again in %.1f s", error, state.upcoming_sleep)
+
+
+def _shut_down(ws: Any) -> None:
+    connection = None if ws is None else ws.get_extra_info("socket")
+    if connection is not None:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            _logger.debug("the socket was closed already")

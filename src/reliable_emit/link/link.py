@@ -1,0 +1,231 @@
+"""Watches the connection of one namespace, and sends on it."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import engineio.packet
+from socketio import packet as socketio_packet
+
+from reliable_emit.delivery import Frames
+from reliable_emit.link.codec import Codec
+
+
+class Listener(Protocol):
+    """Whom a link tells; always from the event loop, never concurrently."""
+
+    def link_up(self, socket_id: str) -> None:
+        """The namespace is connected."""
+
+    def link_down(self, reason: str) -> None:
+        """The connection is lost."""
+
+
+class Tap:
+    """Hears what a wrapped client hears, for all the links to its namespaces, and disturbs nobody.
+
+    There is one handler for each Socket.IO event, so registering ours for ``connect`` would take the user's. The
+    handlers of the Engine.IO client below are the wrapped client's own: we put ourselves before them and pass
+    everything on.
+    """
+
+    _taps: ClassVar[weakref.WeakKeyDictionary[Any, Tap]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, sio: Any) -> None:
+        self._sio = weakref.ref(sio)
+        self._links: dict[str, Link] = {}
+        self._message_handler = sio.eio.handlers["message"]
+        self._disconnect_handler = sio.eio.handlers["disconnect"]
+        sio.eio.on("message", self._on_message)
+        sio.eio.on("disconnect", self._on_disconnect)
+
+    @classmethod
+    def attach(cls, sio: Any, link: Link) -> Tap:
+        """Tell `link` of what happens to its namespace.
+
+        Raises:
+            ValueError: The namespace has a link already.
+        """
+        tap = cls._taps.get(sio)
+        if tap is None:
+            tap = cls._taps[sio] = cls(sio)
+        if link.namespace in tap._links:
+            raise ValueError(
+                f"namespace {link.namespace!r} of this AsyncClient is wrapped already: two queues on one namespace would "
+                f"have no common order. Use that ReliableClient, or close it first"
+            )
+        tap._links[link.namespace] = link
+        return tap
+
+    def detach(self, link: Link) -> None:
+        """Stop telling `link`; with the last one, leave the wrapped client as it was."""
+        self._links.pop(link.namespace, None)
+        sio = self._sio()
+        if self._links or sio is None:
+            return
+        handlers = sio.eio.handlers
+        if handlers["message"] == self._on_message and handlers["disconnect"] == self._on_disconnect:
+            sio.eio.on("message", self._message_handler)
+            sio.eio.on("disconnect", self._disconnect_handler)
+            del self._taps[sio]
+        # Otherwise somebody has put handlers of her own before ours; this tap stays, and only passes on.
+
+    async def _on_message(self, data: Any) -> None:
+        links = tuple(self._links.values())
+        if isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT)):
+            # The server closes a namespace. python-socketio forgets the socket id only after the user's disconnect
+            # handler, which may take its time.
+            for link in links:
+                link.kicked(data)
+        elif not all(link.is_up for link in links):
+            # A connect sets the socket id in the first step of the handler, before it waits for the user's: look right
+            # after that step, so that a message emitted before connecting goes out before one from that handler.
+            asyncio.get_running_loop().call_soon(self._look)
+        try:
+            await self._message_handler(data)
+        finally:
+            self._look()
+
+    async def _on_disconnect(self, reason: str) -> None:
+        # Before the user's handler, which then finds the truth if she asks, and which may raise.
+        for link in tuple(self._links.values()):
+            link.lost(reason)
+        await self._disconnect_handler(reason)
+
+    def _look(self) -> None:
+        for link in tuple(self._links.values()):
+            link.look()
+
+
+class Link:
+    """One namespace of one wrapped client.
+
+    Args:
+        sio: The ``socketio.AsyncClient``.
+        namespace: The namespace.
+        listener: Who is told that the namespace is connected, or lost.
+
+    Raises:
+        ValueError: The namespace has a link already.
+    """
+
+    def __init__(self, sio: Any, namespace: str, listener: Listener) -> None:
+        self.sio = sio
+        self.namespace = namespace
+        self.codec = Codec(sio.packet_class, namespace)
+        self._listener = listener
+        self._socket_id: str | None = None
+        # python-socketio can keep the socket id of a connection that is lost (when it is lost during a connect
+        # handler), so an id that was seen lost never counts again.
+        self._lost_id: str | None = None
+        self._ack_ids: list[int] = []
+        self._tap = Tap.attach(sio, self)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the namespace is connected, as told last."""
+        return self._socket_id is not None
+
+    @property
+    def socket_id(self) -> str | None:
+        """The socket id, ``None`` while the namespace is not connected."""
+        return self._socket_id
+
+    def detach(self) -> None:
+        """Leave the wrapped client alone from now on."""
+        self.forget()
+        self._tap.detach(self)
+        self._socket_id = None
+
+    def look(self) -> None:
+        """Compare with the wrapped client's own knowledge, and tell the listener what is new."""
+        socket_id = self.sio.get_sid(self.namespace) if self.sio.eio.state == "connected" else None
+        if socket_id == self._lost_id:
+            socket_id = None
+        if socket_id == self._socket_id:
+            return
+        if self._socket_id is not None:
+            self._down("the namespace was closed")
+        if socket_id is not None:
+            self._socket_id = socket_id
+            self._listener.link_up(socket_id)
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone, whatever the wrapped client still believes."""
+        self._lost_id = self.sio.get_sid(self.namespace)
+        if self._socket_id is not None:
+            self._down(reason)
+
+    def _down(self, reason: str) -> None:
+        self._socket_id = None
+        self.forget()
+        self._listener.link_down(reason)
+
+    def kicked(self, data: str) -> None:
+        """The server closes a namespace; if it is this one, the connection is lost."""
+        if (self.sio.packet_class(encoded_packet=data).namespace or "/") == self.namespace:
+            self.lost("server disconnect")
+
+    def request(self, frames: Frames, on_ack: Callable[[tuple[Any, ...]], None]) -> None:
+        """Send a message and ask for its acknowledgement.
+
+        Args:
+            frames: The snapshot.
+            on_ack: Called with the arguments of the acknowledgement, until `forget`.
+        """
+
+        def acknowledged(*reply: Any) -> None:
+            on_ack(reply)
+
+        ack_id = self.sio._generate_ack_id(self.namespace, acknowledged)  # noqa: SLF001 - the public way encodes again
+        self._ack_ids.append(ack_id)
+        self._put(self.codec.with_id(frames, ack_id))
+
+    def forget(self) -> None:
+        """Take back the callbacks of all requests; python-socketio would keep those that are never called."""
+        callbacks = self.sio.callbacks.get(self.namespace, {})
+        for ack_id in self._ack_ids:
+            callbacks.pop(ack_id, None)
+        self._ack_ids.clear()
+
+    def send_volatile(self, frames: Frames) -> bool:
+        """Send a message if it can leave now, without asking for an acknowledgement.
+
+        Returns:
+            Whether it was sent.
+        """
+        self.look()
+        if not self.is_up or not self._is_writable():
+            return False
+        self._put(self.codec.with_id(frames, None))
+        return True
+
+    def _put(self, frames: list[str | bytes]) -> None:
+        # What `eio.send` does, a put on an unbounded queue, but at once: as a coroutine it would have to become a task
+        # of its own in a timer or in an acknowledgement, where the frames of two messages could then mix.
+        eio = self.sio.eio
+        if eio.state != "connected":
+            return
+        for frame in frames:
+            eio.queue.put_nowait(engineio.packet.Packet(engineio.packet.MESSAGE, data=frame))
+            eio.logger.info("Sending packet MESSAGE data %s", frame if isinstance(frame, str) else "<binary>")
+
+    def _is_writable(self) -> bool:
+        eio = self.sio.eio
+        if not eio.queue.empty():
+            return False
+        if eio.transport() != "websocket" or eio.ws is None:
+            return True
+        # The writer takes a packet off the queue before it writes; if it is stuck in that, the socket is full.
+        socket = eio.ws.get_extra_info("socket")
+        if socket is None or socket.fileno() < 0:
+            return False
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([], [socket], [], 0)[1])
+        poll = select.poll()
+        poll.register(socket.fileno(), select.POLLOUT)
+        return any(event & select.POLLOUT for _, event in poll.poll(0))
