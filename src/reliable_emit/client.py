@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from reliable_emit.delivery import DeadLetter, Delivery, Message
+from reliable_emit.admission import Admission
+from reliable_emit.composing import DEFAULT, AckTimeout, Composer, Retries
+from reliable_emit.delivery import DeadLetter, Delivery
 from reliable_emit.driver import Driver
 from reliable_emit.errors import CallTimeout, ClientClosed, FlushTimeout, OutboxFull
 from reliable_emit.hooks import Stats
 from reliable_emit.link import ConnectOptions, Connector
 from reliable_emit.offsets import ClientOffsets
 from reliable_emit.outbox import MemoryOutbox, Outbox
-from reliable_emit.policy import DEFAULT_BACKOFF, Backoff, OnExhausted, Overflow, Policy, count, seconds
+from reliable_emit.policy import DEFAULT_BACKOFF, Backoff, OnExhausted, Overflow, Policy, seconds
 
 if TYPE_CHECKING:
     import socketio
@@ -28,19 +28,6 @@ _logger = logging.getLogger("reliable_emit")
 
 _CLOSE_TIMEOUT = 10.0
 _DISCONNECT_TIMEOUT = 1.0
-
-# The names that the JavaScript client reserves, and the one that python-socketio uses for itself.
-_RESERVED = frozenset(
-    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener", "__disconnect_final"}
-)
-
-
-class _Default(enum.Enum):
-    DEFAULT = enum.auto()
-
-
-DEFAULT: Final = _Default.DEFAULT
-"""An argument that was not given: the client's own setting applies."""
 
 
 class ReliableClient:
@@ -94,12 +81,6 @@ class ReliableClient:
             raise TypeError(f"the client to wrap is {sio!r}; give a socketio.AsyncClient")
         if not isinstance(namespace, str) or not namespace.startswith("/"):
             raise ValueError(f"namespace is {namespace!r}; give a str that starts with a slash, such as '/'")
-        if not isinstance(client_offset, bool) and not callable(client_offset):
-            raise TypeError(
-                f"client_offset is {client_offset!r}; give True, False or a function (data, offset) -> data"
-            )
-        if new_offset is not None and not callable(new_offset):
-            raise TypeError(f"new_offset is {new_offset!r}; give a function (socket id or None) -> offset")
         self._policy = Policy(
             ack_timeout=ack_timeout,
             retries=retries,
@@ -109,15 +90,19 @@ class ReliableClient:
             max_pending=max_pending,
             overflow=overflow,
         )
-        self._client_offset = client_offset
-        self._new_offset = ClientOffsets() if new_offset is None else new_offset
         self._outbox: Outbox = MemoryOutbox() if outbox is None else outbox
         self._opening: asyncio.Task[None] | None = None
-        self._room: deque[asyncio.Future[None]] = deque()
-        self._admitted = 0
         self._closed = False
-        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._make_room)
+        self._admission = Admission(max_pending, lambda: len(self._outbox))
+        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.make_room)
         self._connector = Connector(self._driver.link)
+        try:
+            self._composer = Composer(
+                self._driver.link, self._policy, client_offset=client_offset, new_offset=new_offset or ClientOffsets()
+            )
+        except TypeError:
+            self._driver.link.detach()
+            raise
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -184,8 +169,8 @@ class ReliableClient:
         data: Any = None,
         *,
         callback: Callable[..., object] | None = None,
-        ack_timeout: float | Literal[_Default.DEFAULT] = DEFAULT,
-        retries: int | Literal[_Default.DEFAULT] | None = DEFAULT,
+        ack_timeout: AckTimeout = DEFAULT,
+        retries: Retries = DEFAULT,
         ttl: float | None = None,
     ) -> Delivery:
         """Accept a message: return once it is stored, in its place in the order.
@@ -215,21 +200,24 @@ class ReliableClient:
             raise ClientClosed
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is {callback!r}; give a function")
-        message = self._message(event, data, ack_timeout, retries, ttl)
+        message = self._composer.message(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
+        if self._driver.knows(message.offset):
+            raise ValueError(
+                f"new_offset returned {message.offset!r}, which a pending message has; it has to be unique"
+            )
         if self._opening is None or not self._opening.done():
             await self._open()
-        if self._is_full():
+        if self._admission.is_full():
+            limit = self._policy.max_pending or 0
             match self._policy.overflow:
                 case "raise":
-                    raise OutboxFull(self._limit)
+                    raise OutboxFull(limit)
                 case "drop_newest":
-                    return self._driver.refuse(
-                        message, f"{self._limit} messages were pending, and the newest is dropped"
-                    )
+                    return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
                 case "drop_oldest":
-                    self._drop_oldest()
+                    self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
                 case "wait":
-                    await self._wait_for_room()
+                    await self._admission.wait()
         return await self._driver.accept(message, callback)
 
     async def send(self, data: Any, **options: Any) -> Delivery:
@@ -242,8 +230,8 @@ class ReliableClient:
         data: Any = None,
         *,
         timeout: float | None = None,
-        ack_timeout: float | Literal[_Default.DEFAULT] = DEFAULT,
-        retries: int | Literal[_Default.DEFAULT] | None = DEFAULT,
+        ack_timeout: AckTimeout = DEFAULT,
+        retries: Retries = DEFAULT,
         ttl: float | None = None,
     ) -> Any:
         """:meth:`emit` and await the server's reply, in the form that ``AsyncClient.call`` returns it.
@@ -291,9 +279,7 @@ class ReliableClient:
         """
         if self._closed:
             raise ClientClosed
-        _check_event(event)
-        frames = self._driver.link.codec.encode(event, _arguments(data))
-        sent = self._driver.link.send_volatile(frames)
+        sent = self._driver.link.send_volatile(self._composer.volatile(event, data))
         if sent:
             self._driver.stats.volatile_sent += 1
         else:
@@ -339,9 +325,7 @@ class ReliableClient:
         if self._closed:
             return 0
         self._closed = True
-        for waiting in self._room:
-            if not waiting.done():
-                waiting.set_exception(ClientClosed())
+        self._admission.close()
         try:
             if timeout and not self._driver.paused:
                 await self.flush(timeout)
@@ -454,85 +438,7 @@ class ReliableClient:
         if opening.cancelled() or opening.exception() is not None:
             self._opening = None  # so that the next call tries again
         else:
-            self._driver.advance()
-
-    def _message(
-        self,
-        event: str,
-        data: Any,
-        ack_timeout: float | Literal[_Default.DEFAULT],
-        retries: int | Literal[_Default.DEFAULT] | None,
-        ttl: float | None,
-    ) -> Message:
-        """Take the snapshot of a message, or raise with nothing queued."""
-        _check_event(event)
-        if ack_timeout is DEFAULT:
-            ack_timeout = self._policy.ack_timeout
-        if retries is DEFAULT:
-            retries = self._policy.retries
-        elif retries is not None:
-            count("retries", retries, least=0)
-        expires_at = None if ttl is None else asyncio.get_running_loop().time() + seconds("ttl", ttl)
-        link = self._driver.link
-        link.look()  # the socket id may be newer than what a handler that still runs lets us hear
-        offset = self._new_offset(link.socket_id)
-        if not isinstance(offset, str) or not offset:
-            raise TypeError(f"new_offset returned {offset!r}; it has to return a str that is not empty")
-        if self._driver.knows(offset):
-            raise ValueError(
-                f"new_offset returned {offset!r}, which a pending message has already; it has to be unique"
-            )
-        if self._client_offset is True:
-            arguments = (*_arguments(data), offset)
-        elif self._client_offset is False:
-            arguments = _arguments(data)
-        else:
-            arguments = _arguments(self._client_offset(data, offset))
-        return Message(
-            offset=offset,
-            event=event,
-            frames=link.codec.encode(event, arguments),
-            ack_timeout=seconds("ack_timeout", ack_timeout, zero=True),
-            retries=retries,
-            accepted_at=time.time(),
-            expires_at=expires_at,
-        )
-
-    @property
-    def _limit(self) -> int:
-        return self._policy.max_pending or 0
-
-    def _is_full(self) -> bool:
-        limit = self._policy.max_pending
-        return limit is not None and (len(self._outbox) + self._admitted >= limit or bool(self._room))
-
-    def _drop_oldest(self) -> None:
-        oldest = self._driver.oldest()
-        if oldest is not None:
-            self._driver.withdraw(oldest, "dropped", f"{self._limit} messages were pending, and the oldest is dropped")
-
-    async def _wait_for_room(self) -> None:
-        # First come, first served: as long as somebody waits, a new message joins the line even if there is room.
-        turn = asyncio.get_running_loop().create_future()
-        self._room.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._admitted -= 1
-                self._make_room()  # the place was ours already; pass it on
-            else:
-                self._room.remove(turn)
-            raise
-        self._admitted -= 1
-
-    def _make_room(self) -> None:
-        limit = self._policy.max_pending
-        while self._room and limit is not None and len(self._outbox) + self._admitted < limit:
-            turn = self._room.popleft()
-            if not turn.done():
-                self._admitted += 1  # kept free until the one who waited has taken it
-                turn.set_result(None)
+            self._driver.start()
 
     def _end(self) -> int:
         """Stop sending, and say what remains."""
@@ -544,16 +450,3 @@ class ReliableClient:
             for message in list(self._outbox):
                 self._driver.withdraw(message, "dropped", "the client was closed")
         return remaining
-
-
-def _check_event(event: object) -> None:
-    if not isinstance(event, str):
-        raise TypeError(f"the event is {event!r}; give its name, a str")
-    if event in _RESERVED:
-        raise ValueError(f"{event!r} is a reserved event name; choose another one")
-
-
-def _arguments(data: Any) -> tuple[Any, ...]:
-    if isinstance(data, tuple):
-        return data
-    return () if data is None else (data,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import heapq
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +11,7 @@ from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Delivery, Frames, Message
 from reliable_emit.errors import DeliveryFailed, Reason
+from reliable_emit.expiry import Expiry
 from reliable_emit.hooks import Hooks, Stats
 from reliable_emit.link import Link
 from reliable_emit.outbox import Outbox
@@ -54,10 +54,9 @@ class Driver:
         self._deliveries: dict[str, Delivery] = {}
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._expiries: list[tuple[float, int, Message]] = []
-        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._expiry = Expiry(self._expired, lambda: len(outbox))
         self._flushes: list[_Flush] = []
-        self._stopped = False
+        self._started = self._stopped = False
         self.link = Link(sio, namespace, self)
         self.link.look()
 
@@ -80,7 +79,7 @@ class Driver:
             self._left(message)
             raise
         self.stats.accepted += 1
-        self._watch_expiry(message)
+        self._expiry.watch(message)
         self.advance()
         return delivery
 
@@ -100,13 +99,14 @@ class Driver:
         """Give up a pending message because the user says so."""
         self.withdraw(message, "cancelled", "it was cancelled")
 
-    def oldest(self) -> Message | None:
-        """Return the oldest message that is not in flight; only if there is no other, the one that is."""
+    def drop_oldest(self, detail: str) -> None:
+        """Give up the oldest message that is not in flight; only if there is no other, the one that is."""
         pending = iter(self.outbox)
-        first = next(pending, None)
-        if first is not None and first.state == "in_flight":
-            return next(pending, first)
-        return first
+        oldest = next(pending, None)
+        if oldest is not None and oldest.state == "in_flight":
+            oldest = next(pending, oldest)
+        if oldest is not None:
+            self.withdraw(oldest, "dropped", detail)
 
     def delivery(self, message: Message) -> Delivery:
         """Return the handle on a pending message."""
@@ -155,8 +155,7 @@ class Driver:
         self._stopped = True
         self._perform(self._sender.pause())
         self._stop_timer()
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
+        self._expiry.stop()
         self.link.detach()
 
     # What happens.
@@ -177,9 +176,19 @@ class Driver:
         self.hooks.fire("disconnected", reason)
         self._perform(self._sender.link_down())
 
+    def start(self) -> None:
+        """Send what the outbox has, now that it is open."""
+        self._started = True
+        self.advance()
+
     def advance(self) -> None:
         """Load the next message if the sender is idle."""
-        while not self._stopped and self._sender.phase is Phase.IDLE and (message := self.outbox.head()) is not None:
+        while (
+            self._started
+            and not self._stopped
+            and self._sender.phase is Phase.IDLE
+            and (message := self.outbox.head()) is not None
+        ):
             self._run(self._sender.load(message))
 
     def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
@@ -189,6 +198,9 @@ class Driver:
         self._timer = None
         self.stats.timed_out += 1
         self._perform(self._sender.timed_out())
+
+    def _expired(self, message: Message) -> None:
+        self.withdraw(message, "expired", "its time to live is over")
 
     def _backoff_over(self) -> None:
         self._timer = None
@@ -269,7 +281,8 @@ class Driver:
         if reason == "cancelled":
             self.outbox.remove(message)
         else:
-            _logger.warning(
+            _logger.log(
+                logging.DEBUG if self._stopped else logging.WARNING,  # the client's closing says it of all at once
                 "%r (offset %s) is given up: %s after %d attempts: %s",
                 message.event,
                 message.offset,
@@ -301,37 +314,3 @@ class Driver:
                 if flush.remaining == 0 and not flush.done.done():
                     flush.done.set_result(None)
         self._on_room()
-
-    # Time to live.
-
-    def _watch_expiry(self, message: Message) -> None:
-        if message.expires_at is None:
-            return
-        if len(self._expiries) > 2 * len(self.outbox) + 64:
-            # Settled messages leave the heap when their time comes; with a long one they would pile up.
-            self._expiries = [entry for entry in self._expiries if _can_expire(entry)]
-            heapq.heapify(self._expiries)
-        heapq.heappush(self._expiries, (message.expires_at, message.sequence, message))
-        self._arm_expiry()
-
-    def _arm_expiry(self) -> None:
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-            self._expiry_timer = None
-        while self._expiries and not _can_expire(self._expiries[0]):
-            heapq.heappop(self._expiries)
-        if self._expiries and not self._stopped:
-            self._expiry_timer = asyncio.get_running_loop().call_at(self._expiries[0][0], self._expire)
-
-    def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._expiries and self._expiries[0][0] <= now:
-            entry = heapq.heappop(self._expiries)
-            if _can_expire(entry):
-                self.withdraw(entry[2], "expired", "its time to live is over")
-        self._arm_expiry()
-
-
-def _can_expire(entry: tuple[float, int, Message]) -> bool:
-    at, _, message = entry
-    return message.state in {"queued", "in_flight"} and message.expires_at == at  # else it was redelivered since

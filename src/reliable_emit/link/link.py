@@ -55,8 +55,8 @@ class Tap:
             tap = cls._taps[sio] = cls(sio)
         if link.namespace in tap._links:
             raise ValueError(
-                f"namespace {link.namespace!r} of this AsyncClient is wrapped already: two queues on one namespace would "
-                f"have no common order. Use that ReliableClient, or close it first"
+                f"namespace {link.namespace!r} of this AsyncClient is wrapped already: two queues on one namespace "
+                f"would have no common order. Use that ReliableClient, or close it first"
             )
         tap._links[link.namespace] = link
         return tap

@@ -29,6 +29,7 @@ class MemoryOutbox:
         # for finding its first key, which walks over every key removed before.
         self._pending: OrderedDict[str, Message] = OrderedDict()
         self._dead: OrderedDict[str, DeadLetter] = OrderedDict()
+        self._evicted = 0
         self._open = False
 
     async def open(self, on_ready: Callable[[], None]) -> None:
@@ -39,6 +40,7 @@ class MemoryOutbox:
 
     async def close(self) -> None:
         """Give up ownership."""
+        self._evicted = 0
         self._open = False
 
     async def append(self, message: Message) -> None:
@@ -59,13 +61,16 @@ class MemoryOutbox:
         self._dead[letter.offset] = letter
         if len(self._dead) > self._max_dead_letters:
             _, oldest = self._dead.popitem(last=False)
-            _logger.error(
-                "more than %d dead letters: %r (offset %s, %s) is gone for good",
-                self._max_dead_letters,
-                oldest.event,
-                oldest.offset,
-                oldest.reason,
-            )
+            self._evicted += 1
+            if str(self._evicted).strip("0") == "1":  # the first, the tenth, ...: each would be a flood
+                _logger.error(
+                    "more than %d dead letters: the oldest are lost for good, %d so far; now %r (offset %s, %s)",
+                    self._max_dead_letters,
+                    self._evicted,
+                    oldest.event,
+                    oldest.offset,
+                    oldest.reason,
+                )
 
     def get(self, offset: str) -> Message | None:
         """Return the pending message with that offset."""
