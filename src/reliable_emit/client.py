@@ -359,7 +359,7 @@ class ReliableClient:
         """Return the messages that were given up (but not those that you cancelled), oldest first."""
         return self._outbox.dead_letters()
 
-    async def redeliver(self, offset: str) -> Delivery:
+    def redeliver(self, offset: str) -> Delivery:
         """Send a dead letter again, or a held message, under the same offset and with all its retries.
 
         A dead letter joins the end of the queue.
@@ -373,11 +373,10 @@ class ReliableClient:
         held = self._outbox.get(offset)
         if held is not None and self._driver.release(held):
             return self._driver.delivery(held)
-        letter = self._outbox.exhume(offset)
-        if letter is None:
+        delivery = self._driver.revive(offset)
+        if delivery is None:
             raise KeyError(f"no dead letter and no held message has the offset {offset!r}; see dead_letters()")
-        letter.message.renew()
-        return await self._driver.accept(letter.message)
+        return delivery
 
     def discard(self, offset: str) -> None:
         """Throw a dead letter away, or give a pending message up as ``cancelled``.
@@ -388,7 +387,7 @@ class ReliableClient:
         message = self._outbox.get(offset)
         if message is not None:
             self._driver.withdraw(message, "cancelled", "it was discarded")
-        elif self._outbox.exhume(offset) is None:
+        elif not self._outbox.forget(offset):
             raise KeyError(
                 f"no pending message and no dead letter has the offset {offset!r}; see queue(), dead_letters()"
             )

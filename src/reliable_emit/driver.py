@@ -68,10 +68,7 @@ class Driver:
 
     async def accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
         """Store a message and have it delivered in its turn."""
-        delivery = Delivery(message, self, callback)
-        self._deliveries[message.offset] = delivery
-        self._sequence += 1
-        message.sequence = self._sequence
+        delivery = self._adopt(message, callback)
         try:
             await self.outbox.append(message)
         except BaseException:
@@ -83,11 +80,18 @@ class Driver:
         self.advance()
         return delivery
 
+    def revive(self, offset: str) -> Delivery | None:
+        """Have a dead letter delivered after all."""
+        message = self.outbox.revive(offset)
+        if message is None:
+            return None
+        delivery = self._adopt(message)
+        self.advance()
+        return delivery
+
     def refuse(self, message: Message, detail: str) -> Delivery:
         """Make a message a dead letter that never was in the queue."""
-        self._sequence += 1
-        message.sequence = self._sequence
-        delivery = self._deliveries[message.offset] = Delivery(message, self)
+        delivery = self._adopt(message)
         self._perform(self._sender.withdraw(message, "dropped", detail))
         return delivery
 
@@ -190,6 +194,12 @@ class Driver:
             and (message := self.outbox.head()) is not None
         ):
             self._run(self._sender.load(message))
+
+    def _adopt(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
+        self._sequence += 1
+        message.sequence = self._sequence
+        delivery = self._deliveries[message.offset] = Delivery(message, self, callback)
+        return delivery
 
     def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
         self._perform(self._sender.acknowledged(message, reply))

@@ -66,18 +66,26 @@ class Connector:
         self._link.look()
 
     async def disconnect(self, timeout: float) -> None:
-        """Disconnect, within `timeout` seconds even if the peer is frozen and the socket full."""
+        """Disconnect, within `timeout` seconds and one more, even if the peer is frozen and the socket full."""
         task = asyncio.ensure_future(self._sio.shutdown())
         _, pending = await asyncio.wait({task}, timeout=timeout)
         if pending:
-            # Closing politely waits for what was written before, which a frozen peer never reads.
-            _shut_down(self._sio.eio.ws)
-            _, pending = await asyncio.wait({task}, timeout=1)
-        if pending:
+            # Closing politely waits for what was written before, which a frozen peer never reads; over polling it waits
+            # for the answer to a request that the server keeps for the next ping.
+            self._abort()
+            _, pending = await asyncio.wait({task}, timeout=0.5)
             task.cancel()
-            await asyncio.wait({task}, timeout=1)
-        elif (error := task.exception()) is not None:
+        if not pending and not task.cancelled() and (error := task.exception()) is not None:
             _logger.warning("while disconnecting: %s", error)
+        if self._sio.eio.state != "connected":
+            await self._clean_up(0.5)
+
+    def _abort(self) -> None:
+        eio = self._sio.eio
+        if eio.transport() == "websocket":
+            _shut_down(eio.ws)
+        elif eio.read_loop_task is not None:
+            eio.read_loop_task.cancel()
 
     async def _attempt(self, arguments: dict[str, Any]) -> None:
         if self._sio.connected:
@@ -92,9 +100,9 @@ class Connector:
                 await self._clean_up()
             raise
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, timeout: float = 1.0) -> None:
         # A failed attempt leaves the HTTP session open, a cancelled one maybe the connection too.
-        await asyncio.wait({asyncio.ensure_future(self._sio.disconnect())}, timeout=1)
+        await asyncio.wait({asyncio.ensure_future(self._sio.eio.disconnect(abort=True))}, timeout=timeout)
 
     def _reconnects(self) -> bool:
         task = self._sio._reconnect_task  # noqa: SLF001 - nothing public tells

@@ -62,5 +62,11 @@ class Outbox(Protocol):
     def dead_letters(self) -> list[DeadLetter]:
         """The dead letters, oldest first."""
 
-    def exhume(self, offset: str) -> DeadLetter | None:
-        """Take the dead letter with that offset off the shelf, if it is there."""
+    def revive(self, offset: str) -> Message | None:
+        """Make the dead letter with that offset pending again, as the newest message; ``None`` if there is none.
+
+        To return before that is durable is fine: until then the dead letter is still there.
+        """
+
+    def forget(self, offset: str) -> bool:
+        """Throw the dead letter with that offset away, and say whether there was one."""

@@ -86,6 +86,15 @@ class MemoryOutbox:
         """The dead letters, oldest first."""
         return list(self._dead.values())
 
-    def exhume(self, offset: str) -> DeadLetter | None:
-        """Take a dead letter off the shelf."""
-        return self._dead.pop(offset, None)
+    def revive(self, offset: str) -> Message | None:
+        """Make a dead letter pending again."""
+        letter = self._dead.pop(offset, None)
+        if letter is None:
+            return None
+        letter.message.renew()
+        self._pending[offset] = letter.message
+        return letter.message
+
+    def forget(self, offset: str) -> bool:
+        """Throw a dead letter away."""
+        return self._dead.pop(offset, None) is not None

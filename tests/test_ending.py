@@ -1,0 +1,257 @@
+"""Flushing and closing end in bounded time and say what remains, whatever the network does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import socketio
+
+from reliable_emit import ClientClosed, DeliveryFailed, FlushTimeout, MemoryOutbox, ReliableClient
+from support import NO_ACK, PATIENCE, Clock, Server, rig, settle, within
+
+BOUND = 5.0
+"""Seconds; what ends in bounded time here is given one second or less, and the machine may be busy."""
+
+
+def wrap(**options: object) -> ReliableClient:
+    return ReliableClient(socketio.AsyncClient(handle_sigint=False), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def frozen() -> AsyncIterator[str]:
+    """A server that accepts websockets and then neither reads nor writes, as one stopped with SIGSTOP."""
+    async with Server() as server:
+        transports = []
+
+        async def freeze(_sid: str) -> object:
+            assert server._runner is not None
+            assert server._runner.server is not None
+            for connection in server._runner.server.connections:
+                assert connection.transport is not None
+                connection.transport.pause_reading()
+                transports.append(connection.transport)
+            return NO_ACK
+
+        server.handlers["freeze"] = freeze
+        yield server.url
+        for transport in transports:
+            transport.abort()
+
+
+async def test_flush_waits_for_what_was_accepted_before_it_only(server: Server) -> None:
+    server.handlers["slow"] = lambda _sid: NO_ACK
+    async with rig(server) as it:
+        await it.client.emit("echo", 1)
+        await it.client.emit("echo", 2)
+        flush = asyncio.ensure_future(it.client.flush())
+        await settle(1)
+        after = await it.client.emit("slow")
+        await within(flush)
+        assert not after.done()
+
+
+async def test_flush_counts_what_is_given_up_as_settled(server: Server) -> None:
+    async with rig(server, connect=False) as it:
+        first, second = [await it.client.emit("echo", n) for n in range(2)]
+        flush = asyncio.ensure_future(it.client.flush())
+        await settle(1)
+        second.cancel()
+        await settle()
+        assert not flush.done()
+        first.cancel()
+        await within(flush)
+
+
+async def test_flush_says_what_remains(server: Server) -> None:
+    async with rig(server, connect=False) as it:
+        await it.client.emit("echo")
+        with pytest.raises(FlushTimeout, match="1 message is still pending: in the memory of this process") as caught:
+            await it.client.flush(timeout=0)
+        assert caught.value.pending == 1
+        assert isinstance(caught.value, TimeoutError)
+        await it.client.emit("echo")
+        with pytest.raises(FlushTimeout, match="2 messages are"):
+            await it.client.flush(timeout=0.01)
+
+
+async def test_cancelling_flush_leaves_nothing_behind(server: Server) -> None:
+    async with rig(server, connect=False) as it:
+        await it.client.emit("echo", 1)
+        flush = asyncio.ensure_future(it.client.flush())
+        await settle()
+        flush.cancel()
+        await asyncio.wait({flush})
+        await it.connect()
+        await within(it.client.flush())
+
+
+async def test_close_gives_up_what_only_memory_holds() -> None:
+    client = wrap()
+    delivery = await client.emit("echo", "x")
+    assert await client.close(timeout=0.01) == 1
+    with pytest.raises(DeliveryFailed, match="the client was closed") as caught:
+        await delivery
+    assert (caught.value.reason, caught.value.possibly_delivered) == ("dropped", False)
+    assert [letter.offset for letter in client.dead_letters()] == [delivery.offset]
+    assert client.pending == 0
+    assert await client.close() == 0, "closing again does nothing"
+
+
+async def test_a_closed_client_says_so() -> None:
+    client = wrap(max_pending=1, overflow="wait")
+    await client.emit("echo")
+    waiting = asyncio.ensure_future(client.emit("echo"))
+    await settle()
+    await client.close(timeout=0)
+    with pytest.raises(ClientClosed, match="nothing was queued"):
+        await within(waiting)
+    for use in (
+        lambda: client.emit("echo"),
+        lambda: client.call("echo"),
+        lambda: client.emit_volatile("echo"),
+        lambda: client.connect("http://127.0.0.1:1"),
+    ):
+        with pytest.raises(ClientClosed):
+            await use()
+    with pytest.raises(ClientClosed):
+        client.redeliver("x")
+    await client.flush()
+
+
+async def test_the_context_manager_flushes_and_disconnects(server: Server) -> None:
+    sio = socketio.AsyncClient(handle_sigint=False)
+    async with ReliableClient(sio) as client:
+        await client.connect(server.url, transports="websocket")
+        deliveries = [await client.emit("echo", number) for number in range(10)]
+    assert [await delivery for delivery in deliveries] == list(range(10))
+    assert not sio.connected
+
+
+async def test_the_context_manager_says_what_was_not_delivered(clock: Clock) -> None:
+    async def program() -> None:
+        async with wrap() as client:
+            await client.emit("echo")
+
+    running = asyncio.ensure_future(program())
+    await settle()
+    await clock.forward(11)
+    with pytest.raises(FlushTimeout, match=r"1 message is still pending.*dead letters"):
+        await within(running)
+
+
+async def test_the_context_manager_does_not_hide_the_error_of_its_block(clock: Clock) -> None:
+    async def program() -> None:
+        async with wrap() as client:
+            await client.emit("echo")
+            raise LookupError("mine")
+
+    running = asyncio.ensure_future(program())
+    await settle()
+    await clock.forward(11)
+    with pytest.raises(LookupError, match="mine"):
+        await within(running)
+
+
+async def test_cancelling_the_context_manager_waits_for_nothing() -> None:
+    entered = asyncio.Event()
+
+    async def program() -> None:
+        async with wrap() as client:
+            await client.emit("echo")
+            entered.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(program())
+    await within(entered.wait())
+    running.cancel()
+    started = time.perf_counter()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert time.perf_counter() - started < BOUND
+
+
+async def test_close_is_bounded_with_a_frozen_peer_and_a_full_socket(frozen: str) -> None:
+    sio = socketio.AsyncClient(handle_sigint=False)
+    client = ReliableClient(sio, ack_timeout=3600, max_pending=None)
+    await client.connect(frozen, transports="websocket")
+    await client.emit("freeze")
+    await client.emit("big", b"x" * 20_000_000)
+    client.queue()[0].cancel()  # so that the big one is written, and gets stuck
+    await settle()
+    started = time.perf_counter()
+    remaining = await client.close(timeout=0.1)
+    assert time.perf_counter() - started < BOUND
+    assert remaining == 1
+    assert not sio.connected
+
+
+async def test_close_leaves_a_connection_that_is_not_ours_alone(server: Server) -> None:
+    async with rig(server) as it:
+        await within(it.client.call("echo", 1))
+        await it.client.close()
+        assert it.sio.connected
+        assert await within(it.sio.call("echo", "raw")) == "raw"
+
+
+async def test_close_while_connecting(server: Server) -> None:
+    """Nobody listens there; the first connection is tried for ever, until the client is closed around it."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    client = wrap()
+    connecting = asyncio.ensure_future(client.connect(url))
+    await settle()
+    connecting.cancel()
+    await asyncio.wait({connecting})
+    started = time.perf_counter()
+    await client.close()
+    assert time.perf_counter() - started < BOUND
+
+
+async def test_the_first_connection_waits_for_the_server(server: Server) -> None:
+    await server.stop()
+    async with wrap() as client:
+        delivery = await client.emit("echo", "patient")
+        connecting = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
+        await settle()
+        await server.start()
+        async with asyncio.timeout(PATIENCE):
+            await connecting
+        assert await within(delivery) == "patient"
+
+
+async def test_closing_makes_the_wrapped_client_as_it_was(server: Server) -> None:
+    sio = socketio.AsyncClient(handle_sigint=False)
+    before = dict(sio.eio.handlers)
+    first = ReliableClient(sio)
+    second = ReliableClient(sio, namespace="/other")
+    assert dict(sio.eio.handlers) != before
+    await first.close()
+    assert dict(sio.eio.handlers) != before, "the other namespace still listens"
+    await second.close()
+    assert dict(sio.eio.handlers) == before
+    third = ReliableClient(sio)
+    await third.close()
+
+
+async def test_nothing_is_left_running(server: Server) -> None:
+    threads = threading.active_count()
+    for _ in range(5):
+        async with wrap(outbox=MemoryOutbox()) as client:
+            await client.connect(server.url, transports="websocket")
+            await client.call("echo", 1)
+    await server.stop()
+    await settle(100)
+    gc.collect()
+    assert threading.active_count() == threads
+    # The server's own, which wait for the next ping, are not ours to end.
+    left = [str(task.get_coro()) for task in asyncio.all_tasks()]
+    assert [task for task in left if "async_socket" not in task and "AsyncSocket" not in task] == [
+        str(asyncio.current_task().get_coro())  # type: ignore[union-attr]
+    ]
