@@ -1,0 +1,219 @@
+"""The reference server: the chat server of the Socket.IO tutorial, made to keep what it promises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from reliable_emit import policy
+from reliable_emit.server import engine
+from reliable_emit.server.chat import Chat
+from reliable_emit.server.errors import AddressError
+from reliable_emit.server.feed import Feed
+from reliable_emit.server.page import PAGE_HEADERS, page
+from reliable_emit.server.store import MessageStore
+
+if TYPE_CHECKING:
+    import os
+
+    from reliable_emit.server.chat import Authenticate
+    from reliable_emit.server.database import StoredMessage, Synchronous
+    from reliable_emit.server.faults import Faults
+
+_MAX_PORT = 65_535
+# Bytes that one character takes at the most in a packet, as JSON spells it: a surrogate pair, escaped.
+_ESCAPED = 12
+# Seconds that stopping gives to packets on their way out, and to requests to end.
+_DRAIN, _END = 0.2, 0.2
+
+
+class ReferenceServer:
+    """A chat server that stores each message exactly once and sends each reader each row once, in order.
+
+    It handles the event ``chat message`` with two arguments, the text and the client offset. A message is stored in
+    SQLite under its sender's principal and its offset; then everybody connected is sent ``chat message`` with the text
+    and the row's id, and the sender's acknowledgement is the row's id. A repetition is acknowledged with the id of the
+    first time, and neither stored nor sent to anybody again. A message that can never be accepted is acknowledged with
+    an explicit rejection; one that could not be stored now is not acknowledged, so that its sender tries again.
+
+    A client that connects is sent the rows after its ``auth["serverOffset"]`` (without one: all), then those to come.
+
+    Use it with ``async with``, or ``start`` and ``stop``, once.
+
+    Args:
+        db: The SQLite file, made if missing; ``":memory:"`` for none.
+        host: The address to listen on.
+        port: The port to listen on, 0 for a free one (then see `port`).
+        authenticate: Called with the client's ``auth`` and the request's environ (a dict) for each connection, gives
+            the principal, a non-empty string; may be async. If it raises or returns ``None`` the connection is refused.
+            Offsets of different principals are independent, so nobody can take an offset from somebody else. Without
+            it everybody is the same principal, ``""``, and anybody who learns or guesses another's socket id can use
+            up its offsets: good for tests and a trusted network.
+        faults: Ways to misbehave on purpose, for tests and the demo.
+        ping_interval: Seconds between two heartbeats.
+        ping_timeout: Seconds without an answer after which a client is given up.
+        synchronous: ``"full"``: a message acknowledged survives power loss. ``"normal"``: only the end of the process.
+        max_text: The longest text accepted, in characters.
+        cors_allowed_origins: As in ``socketio.AsyncServer``; by default only pages from this server.
+        logger: Where to log; the default is ``reliable_emit.server``.
+
+    Attributes:
+        sio: The ``socketio.AsyncServer``, for handlers of your own.
+        app: The aiohttp application.
+        faults: As given.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        db: str | os.PathLike[str] = ":memory:",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        authenticate: Authenticate | None = None,
+        faults: Faults | None = None,
+        ping_interval: float = 25.0,
+        ping_timeout: float = 20.0,
+        synchronous: Synchronous = "full",
+        max_text: int = 65_536,
+        cors_allowed_origins: str | list[str] | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        if policy.count("port", port, least=0) > _MAX_PORT:
+            raise ValueError(f"port is {port!r}; give 0 (a free one) to {_MAX_PORT}")
+        self.faults = faults
+        self._host = host
+        self._port = port
+        max_text = policy.count("max_text", max_text, least=1)
+        logger = logger if logger is not None else logging.getLogger("reliable_emit.server")
+        self._feed = Feed(logger)
+        self._store = MessageStore(db, self._feed.committed, synchronous=synchronous)
+        self._runner: web.AppRunner | None = None
+        self._over = False
+        transport_logger = engine.transport_logger(logger)
+        self.sio = engine.QuietServer(
+            async_mode="aiohttp",
+            cors_allowed_origins=cors_allowed_origins,
+            # A text too long is rejected by name; a packet too long would break the connection at every attempt.
+            max_http_buffer_size=max(1_000_000, _ESCAPED * max_text + 10_000),
+            ping_interval=engine.whole_seconds(policy.seconds("ping_interval", ping_interval)),
+            ping_timeout=policy.seconds("ping_timeout", ping_timeout),
+            logger=transport_logger,
+            engineio_logger=transport_logger,
+        )
+        self._chat = Chat(
+            self.sio,
+            self._store,
+            self._feed,
+            authenticate=authenticate,
+            faults=faults,
+            max_text=max_text,
+            logger=logger,
+        )
+        self.app = web.Application()
+        self.app.router.add_get("/", self._on_page)
+        self.sio.attach(self.app)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; before it has started the one it was given."""
+        return int(self._runner.addresses[0][1]) if self._runner is not None and self._runner.addresses else self._port
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to.
+
+        Raises:
+            RuntimeError: It has not started, or it has stopped.
+        """
+        if self._runner is None or not self._runner.addresses:
+            raise RuntimeError("the server is not running")
+        host: str = self._runner.addresses[0][0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not listened on
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Open the database and listen; returns when clients can connect. Cancelled or failed, it leaves nothing open.
+
+        Raises:
+            StoreError: The database cannot be opened.
+            AddressError: The port is taken, or there is no such host.
+            RuntimeError: It was started before.
+        """
+        if self._runner is not None or self._over:
+            raise RuntimeError("a server starts once; make another")
+        self._runner = web.AppRunner(self.app, handle_signals=False, access_log=None, shutdown_timeout=_END)
+        try:
+            await self._store.open()
+            self._feed.start(await self._store.last())
+            await self._runner.setup()
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            await self.stop()
+            raise AddressError(self._host, self._port, error.strerror or str(error)) from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Let go of the port, finish what is being written, and end all connections; takes 2 seconds at the most.
+
+        Clients see the connection close, not a farewell, and connect again elsewhere: told that the server disconnects
+        them, they would stay away. Messages not acknowledged by then are sent again by their senders. Does nothing if
+        the server is not running.
+        """
+        self._over = True
+        self._chat.close()
+        if self._runner is None:
+            return
+        runner = self._runner
+        for site in list(runner.sites):
+            await site.stop()
+        await self._chat.finish()
+        queues = [asyncio.ensure_future(socket.queue.join()) for socket in self.sio.eio.sockets.values()]
+        if queues:
+            _, blocked = await asyncio.wait(queues, timeout=_DRAIN)
+            for task in blocked:
+                task.cancel()
+        # Closed here rather than by aiohttp: a WebSocket closes by a handshake, which a frozen client never answers.
+        connections = [] if runner.server is None else list(runner.server.connections)
+        for connection in connections:
+            if connection.transport is not None:
+                connection.transport.close()
+        await runner.cleanup()
+        for connection in connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self.sio.shutdown()
+        await self._store.close()
+        self._runner = None
+
+    async def messages(self) -> list[StoredMessage]:
+        """Return all that is stored, in the order of the ids, as the database has it now.
+
+        Raises:
+            RuntimeError: The server is not running.
+        """
+        found: list[StoredMessage] = []
+        while batch := await self._store.after(found[-1].id if found else 0, rows=10_000, characters=10_000_000):
+            found += batch
+        return found
+
+    async def _on_page(self, _: web.Request) -> web.Response:
+        with contextlib.suppress(Exception):
+            count = await self._store.count()
+            return web.Response(text=page(count), content_type="text/html", headers=PAGE_HEADERS)
+        return web.Response(status=503, text="The database cannot be read now.\n")
