@@ -10,7 +10,17 @@ from typing import Any, Literal, Protocol
 from reliable_emit.errors import DeliveryFailed, Reason
 
 State = Literal["queued", "in_flight", "acknowledged", "dead"]
-Frames = str | bytes | tuple[str | bytes, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unencoded:
+    """The snapshot for a serializer that has to be asked again at each attempt: a copy of what was passed."""
+
+    event: str
+    arguments: tuple[Any, ...]
+
+
+Frames = str | bytes | tuple[str | bytes, ...] | Unencoded
 """A message as Engine.IO carries it, but for the ack's id: one frame, or a text frame and its attachments."""
 
 CHAT_EVENT = "chat message"

@@ -12,7 +12,7 @@ import engineio.packet
 from socketio import packet as socketio_packet
 
 from reliable_emit.delivery import Frames
-from reliable_emit.link.codec import Codec
+from reliable_emit.link.codec import codec_for
 
 
 class Listener(Protocol):
@@ -116,7 +116,7 @@ class Link:
     def __init__(self, sio: Any, namespace: str, listener: Listener) -> None:
         self.sio = sio
         self.namespace = namespace
-        self.codec = Codec(sio.packet_class, namespace)
+        self.codec = codec_for(sio.packet_class, namespace)
         self._listener = listener
         self._socket_id: str | None = None
         # python-socketio can keep the socket id of a connection that is lost (when it is lost during a connect
