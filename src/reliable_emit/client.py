@@ -444,7 +444,7 @@ class ReliableClient:
         self._driver.stop()
         remaining = len(self._outbox)
         if remaining:
-            _logger.warning("closed with %d messages pending: %s", remaining, self._outbox.where)
+            _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
         if not self._outbox.durable:
             for message in list(self._outbox):
                 self._driver.withdraw(message, "dropped", "the client was closed")

@@ -166,7 +166,8 @@ def check_url(url: object) -> None:
 
 def _log_failure(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
-    _logger.warning("not connected: %s; trying again in %.1f s", error, state.upcoming_sleep)
+    pause = 0.0 if state.next_action is None else state.next_action.sleep
+    _logger.warning("not connected: %s; trying again in %.1f s", error, pause)
 
 
 def _shut_down(ws: Any) -> None:
