@@ -199,19 +199,37 @@ async def test_close_leaves_a_connection_that_is_not_ours_alone(server: Server) 
         assert await within(it.sio.call("echo", "raw")) == "raw"
 
 
-async def test_close_while_connecting(server: Server) -> None:
-    """Nobody listens there; the first connection is tried for ever, until the client is closed around it."""
+@pytest.fixture
+def nobody() -> str:
+    """Where nobody listens: the first connection is tried again and again."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+async def test_closing_ends_a_connect_that_still_tries(nobody: str) -> None:
     client = wrap()
-    connecting = asyncio.ensure_future(client.connect(url))
+    connecting = asyncio.ensure_future(client.connect(nobody))
+    await settle()
+    with pytest.raises(socketio.exceptions.ConnectionError, match="connecting already"):
+        await client.connect(nobody)
+    started = time.perf_counter()
+    await client.close()
+    with pytest.raises(ClientClosed):
+        await within(connecting)
+    assert time.perf_counter() - started < BOUND
+
+
+async def test_a_connect_that_is_cancelled_leaves_no_connection(nobody: str, server: Server) -> None:
+    client = wrap()
+    connecting = asyncio.ensure_future(client.connect(nobody))
     await settle()
     connecting.cancel()
     await asyncio.wait({connecting})
-    started = time.perf_counter()
+    assert connecting.cancelled()
+    await client.connect(server.url, transports="websocket")
+    assert await within(client.call("echo", "x")) == "x"
     await client.close()
-    assert time.perf_counter() - started < BOUND
 
 
 async def test_the_first_connection_waits_for_the_server(server: Server) -> None:

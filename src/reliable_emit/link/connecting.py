@@ -13,6 +13,7 @@ from typing import Any
 import tenacity
 from socketio import exceptions as socketio_exceptions
 
+from reliable_emit.errors import ClientClosed
 from reliable_emit.link.link import Link
 
 _logger = logging.getLogger("reliable_emit")
@@ -39,6 +40,8 @@ class Connector:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._sio = link.sio
+        self._connecting: asyncio.Task[None] | None = None
+        self._ended = False
         self.connected_by_us = False
 
     async def connect(self, options: ConnectOptions, *, retry: bool) -> None:
@@ -47,26 +50,42 @@ class Connector:
         Raises:
             ValueError: The URL, the transports or the namespaces cannot work.
             socketio.exceptions.ConnectionError: The server refused a namespace, or without `retry`: no connection.
+            ClientClosed: :meth:`disconnect` was called meanwhile.
         """
+        if self._connecting is not None:
+            raise socketio_exceptions.ConnectionError("the client is connecting already; wait for that call of connect")
         arguments = self._arguments(options)
         self.connected_by_us = True
+        # A task of its own, so that closing can end it without cancelling the caller's.
+        self._connecting = asyncio.ensure_future(self._try(arguments, retry=retry))
+        try:
+            await self._connecting
+        except BaseException as error:
+            self.connected_by_us = False
+            if self._ended and isinstance(error, asyncio.CancelledError):
+                raise ClientClosed from None
+            raise
+        finally:
+            self._connecting = None
+        self._link.look()
+
+    async def _try(self, arguments: dict[str, Any], *, retry: bool) -> None:
         attempts = tenacity.AsyncRetrying(
             wait=_FIRST_CONNECTION,
             retry=tenacity.retry_if_exception(self._is_passing) if retry else tenacity.retry_never,
             before_sleep=_log_failure,
             reraise=True,
         )
-        try:
-            async for attempt in attempts:
-                with attempt:
-                    await self._attempt(arguments)
-        except BaseException:
-            self.connected_by_us = False
-            raise
-        self._link.look()
+        async for attempt in attempts:
+            with attempt:
+                await self._attempt(arguments)
 
     async def disconnect(self, timeout: float) -> None:
         """Disconnect, within `timeout` seconds and one more, even if the peer is frozen and the socket full."""
+        self._ended = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting}, timeout=timeout)
         task = asyncio.ensure_future(self._sio.shutdown())
         _, pending = await asyncio.wait({task}, timeout=timeout)
         if pending:
