@@ -52,6 +52,7 @@ lowest: $(LOWEST)/.installed  ## the tests against the lowest versions that pypr
 bench: $(INSTALLED)  ## the benchmarks; ratios measured in one run
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/queue_length.py
 
 clean:  ## remove everything that make has made
 	rm -rf $(VENV) $(LOWEST) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
