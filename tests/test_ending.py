@@ -220,6 +220,57 @@ async def test_closing_ends_a_connect_that_still_tries(nobody: str) -> None:
     assert time.perf_counter() - started < BOUND
 
 
+async def test_the_first_connection_outlasts_an_answer_that_is_no_socketio(server: Server) -> None:
+    """Something else answers at first, as a load balancer may whose server is still starting."""
+    answered = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 this is another protocol\r\n")
+        writer.close()
+        answered.set()
+
+    await server.stop()
+    other = await asyncio.start_server(answer, "127.0.0.1", server.port)
+    async with wrap() as client:
+        connecting = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
+        await within(answered.wait())
+        other.close()
+        await other.wait_closed()
+        await server.start()
+        await within(connecting)
+        assert await within(client.call("echo", "x")) == "x"
+
+
+async def test_connecting_again_after_a_loss_that_python_socketio_has_missed(server: Server) -> None:
+    """A connection that is lost during the connect handler of a reconnection leaves ``connected`` set for ever."""
+    sio = socketio.AsyncClient(
+        handle_sigint=False, reconnection_delay=0.02, reconnection_delay_max=0.05, randomization_factor=0
+    )
+    async with ReliableClient(sio) as client:
+        await client.connect(server.url, transports="websocket")
+        handling, release = asyncio.Event(), asyncio.Event()
+
+        async def on_connect() -> None:
+            handling.set()
+            await release.wait()
+
+        sio.on("connect", on_connect)
+        server.cut()
+        await within(handling.wait())
+        lost = asyncio.Event()
+        client.on("disconnected", lambda _: lost.set())
+        server.cut()
+        await within(lost.wait())
+        release.set()
+        async with asyncio.timeout(PATIENCE):
+            while not sio.connected:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        assert sio.eio.state == "disconnected"
+        await client.connect(server.url, transports="websocket")
+        assert await within(client.call("echo", "x")) == "x"
+
+
 async def test_a_connect_that_is_cancelled_leaves_no_connection(nobody: str, server: Server) -> None:
     client = wrap()
     connecting = asyncio.ensure_future(client.connect(nobody))

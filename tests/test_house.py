@@ -83,7 +83,7 @@ def test_annotations_are_the_only_arrow_back() -> None:
         ("socketio", {"link", "server", "cli", "errors"}),  # errors: the base class of CallTimeout
         ("engineio", {"link", "server", "cli"}),
         ("sqlite3", {"server", "outbox"}),
-        ("aiohttp", {"server", "cli"}),
+        ("aiohttp", {"link", "server", "cli"}),
         ("tenacity", {"policy", "link", "cli"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),

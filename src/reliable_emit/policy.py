@@ -1,9 +1,10 @@
-"""Timeouts, retries, backoff and limits: frozen, validated where they are given, seconds everywhere."""
+"""What is given: timeouts, retries, backoff, limits, URLs. Validated where it is given; seconds everywhere."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import urllib.parse
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -39,6 +40,20 @@ def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `choices`, naming the argument."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_url(url: object) -> None:
+    """Raise unless `url` is one that a Socket.IO client can connect to."""
+    if not isinstance(url, str):
+        raise TypeError(f"the url is {url!r}; give a str, or a function that returns one")
+    try:
+        parsed = urllib.parse.urlsplit(url)
+        sound = parsed.scheme in {"http", "https", "ws", "wss"} and bool(parsed.hostname)
+        sound = sound and parsed.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{url!r} is not the URL of a Socket.IO server; give one like http://localhost:3000")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

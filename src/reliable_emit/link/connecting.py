@@ -6,17 +6,20 @@ import asyncio
 import dataclasses
 import logging
 import socket
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import aiohttp
 import tenacity
 from socketio import exceptions as socketio_exceptions
 
 from reliable_emit.errors import ClientClosed
 from reliable_emit.link.link import Link
+from reliable_emit.policy import check_url
 
 _logger = logging.getLogger("reliable_emit")
+# Seconds that each step of ending may take, when the polite way has failed.
+_CLEAN_UP = 0.25
 _FIRST_CONNECTION = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 
 
@@ -85,19 +88,19 @@ class Connector:
         self._ended = True
         if self._connecting is not None:
             self._connecting.cancel()
-            await asyncio.wait({self._connecting}, timeout=timeout)
+            await asyncio.wait({self._connecting}, timeout=2 * _CLEAN_UP)
         task = asyncio.ensure_future(self._sio.shutdown())
         _, pending = await asyncio.wait({task}, timeout=timeout)
         if pending:
             # Closing politely waits for what was written before, which a frozen peer never reads; over polling it waits
             # for the answer to a request that the server keeps for the next ping.
             self._abort()
-            _, pending = await asyncio.wait({task}, timeout=0.5)
+            _, pending = await asyncio.wait({task}, timeout=_CLEAN_UP)
             task.cancel()
         if not pending and not task.cancelled() and (error := task.exception()) is not None:
             _logger.warning("while disconnecting: %s", error)
         if self._sio.eio.state != "connected":
-            await self._clean_up(0.5)
+            await self._clean_up()
 
     def _abort(self) -> None:
         eio = self._sio.eio
@@ -107,36 +110,46 @@ class Connector:
             eio.read_loop_task.cancel()
 
     async def _attempt(self, arguments: dict[str, Any]) -> None:
-        if self._sio.connected:
+        if self._is_connected():
             return  # python-socketio's own reconnection was faster
         try:
             await self._sio.connect(**arguments)
-        except asyncio.CancelledError:
-            await self._clean_up()
-            raise
-        except socketio_exceptions.ConnectionError:
+        except BaseException:
+            # A failed attempt leaves the HTTP session open, a cancelled one maybe the connection too.
             if not self._reconnects():
                 await self._clean_up()
             raise
 
-    async def _clean_up(self, timeout: float = 1.0) -> None:
-        # A failed attempt leaves the HTTP session open, a cancelled one maybe the connection too.
-        await asyncio.wait({asyncio.ensure_future(self._sio.eio.disconnect(abort=True))}, timeout=timeout)
+    def _is_connected(self) -> bool:
+        if self._sio.connected and self._sio.eio.state == "disconnected":
+            # Lost while it was made (during the user's connect handler, say): python-socketio would believe for ever
+            # that it is there, and refuse to connect.
+            self._sio.connected = False
+        return bool(self._sio.connected)
+
+    async def _clean_up(self) -> None:
+        await asyncio.wait({asyncio.ensure_future(self._sio.eio.disconnect(abort=True))}, timeout=_CLEAN_UP)
 
     def _reconnects(self) -> bool:
         task = self._sio._reconnect_task  # noqa: SLF001 - nothing public tells
         return task is not None and not task.done()
 
     def _is_passing(self, error: BaseException) -> bool:
-        if isinstance(error, socketio_exceptions.ConnectionError):
-            return not self._sio.failed_namespaces
-        # "Client is not in a disconnected state": python-socketio is connecting by itself.
-        return isinstance(error, ValueError) and self._reconnects()
+        match error:
+            case socketio_exceptions.ConnectionError():
+                return not self._sio.failed_namespaces
+            case OSError() | aiohttp.ClientError() | RuntimeError():
+                # What engineio lets through when something answers that is no Socket.IO server, or half of one.
+                return True
+            case ValueError():
+                # "Client is not in a disconnected state": python-socketio is connecting by itself.
+                return self._reconnects()
+        return False
 
     def _arguments(self, options: ConnectOptions) -> dict[str, Any]:
         if not callable(options.url):
             check_url(options.url)
-        if self._sio.connected:
+        if self._is_connected():
             raise socketio_exceptions.ConnectionError(
                 "the AsyncClient is connected already; a connection made with AsyncClient.connect serves as it is"
             )
@@ -167,20 +180,6 @@ class Connector:
         if ours not in chosen:
             raise ValueError(f"namespaces={chosen!r} leaves out {ours!r}, whose messages would wait for ever; add it")
         return chosen
-
-
-def check_url(url: object) -> None:
-    """Raise ``ValueError`` unless `url` is one that a Socket.IO client can connect to."""
-    if not isinstance(url, str):
-        raise TypeError(f"the url is {url!r}; give a str, or a function that returns one")
-    try:
-        parsed = urllib.parse.urlsplit(url)
-        sound = parsed.scheme in {"http", "https", "ws", "wss"} and bool(parsed.hostname)
-        sound = sound and parsed.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ValueError(f"{url!r} is not the URL of a Socket.IO server; give one like http://localhost:3000")
 
 
 def _log_failure(state: tenacity.RetryCallState) -> None:
