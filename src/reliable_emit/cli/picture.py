@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,9 @@ def svg(verdict: Verdict) -> str:
     """Return the verdict as an SVG picture."""
     screen = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     screen.print(picture(verdict))
-    return screen.export_svg(title="reliable-emit demo", unique_id="verdict")
+    drawn = screen.export_svg(title="reliable-emit demo", unique_id="verdict")
+    # Without the font that the reader's browser would be told to fetch from elsewhere; any monospaced one does.
+    return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
 
 
 def main() -> int:
