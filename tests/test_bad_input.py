@@ -44,6 +44,9 @@ def sio() -> socketio.AsyncClient:
         ({"backoff": lambda: 1.0}, TypeError, "positional argument"),
         ({"client_offset": "yes"}, TypeError, "client_offset is 'yes'; give True, False or a function"),
         ({"new_offset": "abc"}, TypeError, "new_offset is 'abc'; give a function"),
+        ({"ack_timeout": 10**400}, ValueError, "ack_timeout is 1000"),
+        ({"outbox": "outbox.db"}, TypeError, "outbox is 'outbox.db'; give an outbox, such as MemoryOutbox()"),
+        ({"outbox": MemoryOutbox}, TypeError, "give an outbox, such as MemoryOutbox()"),
         ({"unknown": 1}, TypeError, "unknown"),
     ],
 )

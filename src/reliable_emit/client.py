@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +15,7 @@ from reliable_emit.delivery import DeadLetter, Delivery
 from reliable_emit.driver import Driver
 from reliable_emit.errors import CallTimeout, ClientClosed, FlushTimeout, OutboxFull
 from reliable_emit.hooks import Stats
-from reliable_emit.link import ConnectOptions, Connector
+from reliable_emit.link import ConnectOptions
 from reliable_emit.offsets import ClientOffsets
 from reliable_emit.outbox import MemoryOutbox, Outbox
 from reliable_emit.policy import DEFAULT_BACKOFF, Backoff, OnExhausted, Overflow, Policy, seconds
@@ -81,6 +80,8 @@ class ReliableClient:
             raise TypeError(f"the client to wrap is {sio!r}; give a socketio.AsyncClient")
         if not isinstance(namespace, str) or not namespace.startswith("/"):
             raise ValueError(f"namespace is {namespace!r}; give a str that starts with a slash, such as '/'")
+        if outbox is not None and (isinstance(outbox, type) or not isinstance(outbox, Outbox)):
+            raise TypeError(f"outbox is {outbox!r}; give an outbox, such as MemoryOutbox()")
         self._policy = Policy(
             ack_timeout=ack_timeout,
             retries=retries,
@@ -92,10 +93,10 @@ class ReliableClient:
         )
         self._outbox: Outbox = MemoryOutbox() if outbox is None else outbox
         self._opening: asyncio.Task[None] | None = None
-        self._closed = False
-        self._admission = Admission(max_pending, lambda: len(self._outbox))
-        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.make_room)
-        self._connector = Connector(self._driver.link)
+        self._closing: asyncio.Task[int] | None = None
+        self._hurry = asyncio.Event()
+        self._admission = Admission(max_pending if overflow == "wait" else None, lambda: len(self._outbox))
+        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.call_in)
         try:
             self._composer = Composer(
                 self._driver.link, self._policy, client_offset=client_offset, new_offset=new_offset or ClientOffsets()
@@ -154,7 +155,7 @@ class ReliableClient:
             wait_timeout=seconds("wait_timeout", wait_timeout),
         )
         await self._open()
-        await self._connector.connect(options, retry=retry)
+        await self._driver.link.connect(options, retry=retry)
 
     @property
     def connected(self) -> bool:
@@ -196,28 +197,24 @@ class ReliableClient:
             OutboxFull: `max_pending` messages wait and `overflow` is ``"raise"``; nothing was queued.
             ClientClosed: The client is closed; nothing was queued.
         """
-        if self._closed:
-            raise ClientClosed
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is {callback!r}; give a function")
+        self._check_open()
         message = self._composer.message(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
         if self._driver.knows(message.offset):
             raise ValueError(
-                f"new_offset returned {message.offset!r}, which a pending message has; it has to be unique"
+                f"new_offset returned {message.offset!r}, which a pending message or a dead letter has already; "
+                f"it has to be unique"
             )
-        if self._opening is None or not self._opening.done():
-            await self._open()
-        if self._admission.is_full():
-            limit = self._policy.max_pending or 0
-            match self._policy.overflow:
-                case "raise":
-                    raise OutboxFull(limit)
-                case "drop_newest":
-                    return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
-                case "drop_oldest":
-                    self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
-                case "wait":
-                    await self._admission.wait()
+        self._start_opening()
+        await self._admission.enter()
+        limit, overflow = self._policy.max_pending, self._policy.overflow
+        if limit is not None and len(self._outbox) >= limit:
+            if overflow == "raise":
+                raise OutboxFull(limit)
+            if overflow == "drop_newest":
+                return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
+            self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
         return await self._driver.accept(message, callback)
 
     async def send(self, data: Any, **options: Any) -> Delivery:
@@ -254,15 +251,16 @@ class ReliableClient:
         """
         if timeout is not None:
             seconds("timeout", timeout, zero=True)
-        started = time.monotonic()
-        delivery = await self.emit(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
-        if timeout is None:
-            return await delivery
+        self._driver.check_wait()
+        delivery = None
         try:
-            async with asyncio.timeout(timeout - (time.monotonic() - started)):
+            async with asyncio.timeout(timeout):
+                delivery = await self.emit(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
                 return await delivery
         except TimeoutError:
-            raise CallTimeout(delivery, timeout) from None
+            if timeout is None:  # somebody else's
+                raise
+            raise CallTimeout(event, delivery, timeout) from None
 
     async def emit_volatile(self, event: str, data: Any = None) -> bool:
         """Send a message now, or drop it: it is never queued, never repeated, and outside the order of the queue.
@@ -277,8 +275,7 @@ class ReliableClient:
             ValueError: The event's name is reserved.
             ClientClosed: The client is closed.
         """
-        if self._closed:
-            raise ClientClosed
+        self._check_open()
         sent = self._driver.link.send_volatile(self._composer.volatile(event, data))
         if sent:
             self._driver.stats.volatile_sent += 1
@@ -297,12 +294,17 @@ class ReliableClient:
         Raises:
             FlushTimeout: Messages are still pending; they stay so.
         """
-        if timeout is not None:
+        if timeout is None:
+            self._driver.check_wait()
+        else:
             seconds("timeout", timeout, zero=True)
-        if not self._closed:
+        if self._closing is None:
             await self._open()
+        await self._flush(timeout)
+
+    async def _flush(self, timeout: float | None, *or_until: asyncio.Task[Any]) -> None:
         flushed = self._driver.flushed()
-        await asyncio.wait({flushed}, timeout=timeout)
+        await asyncio.wait({flushed, *or_until}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if not flushed.done():
             flushed.cancel()
             raise FlushTimeout(self.pending, self._outbox.where)
@@ -312,8 +314,8 @@ class ReliableClient:
 
         Nothing is accepted from the call on. What is still pending then stays in a durable outbox; otherwise it is
         given up as ``dropped``, and is among :meth:`dead_letters`. The wrapped client is disconnected if
-        :meth:`connect` connected it, and left alone otherwise. Closing again does nothing. Cancelling the call skips
-        the waiting, not the ending.
+        :meth:`connect` connected it, once the last ReliableClient around it is closed, and left alone otherwise.
+        Calling it again waits for the same end. Cancelling the call skips the waiting, not the ending.
 
         Args:
             timeout: Seconds to wait for what is pending; 0: none.
@@ -322,20 +324,37 @@ class ReliableClient:
             How many messages remained.
         """
         seconds("timeout", timeout, zero=True)
-        if self._closed:
-            return 0
-        self._closed = True
-        self._admission.close()
+        if self._closing is None:
+            self._admission.close()
+            self._closing = asyncio.ensure_future(self._close(timeout))
         try:
-            if timeout and not self._driver.paused:
-                await self.flush(timeout)
-        except FlushTimeout:
-            pass
+            return await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            self._hurry.set()
+            await asyncio.wait({self._closing}, timeout=2 * _DISCONNECT_TIMEOUT)
+            raise
+
+    async def _close(self, timeout: float) -> int:
+        if self._opening is not None:
+            await asyncio.wait({self._opening}, timeout=_DISCONNECT_TIMEOUT)
+        if timeout and not self._driver.paused and not self._driver.link.in_disconnect_handler():
+            hurry = asyncio.ensure_future(self._hurry.wait())
+            try:
+                await self._flush(timeout, hurry)
+            except FlushTimeout:
+                pass
+            finally:
+                hurry.cancel()
+        self._driver.stop()
+        remaining = len(self._outbox)
+        if remaining:
+            _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
+        if not self._outbox.durable:
+            self._driver.give_up_all()
+        try:
+            await self._driver.link.close(_DISCONNECT_TIMEOUT)
         finally:
-            remaining = self._end()
-            if self._connector.connected_by_us:
-                await self._connector.disconnect(_DISCONNECT_TIMEOUT)
-            if self._opening is not None and self._opening.done() and self._opening.exception() is None:
+            if self._opening is not None and self._opening.done():
                 await self._outbox.close()
         return remaining
 
@@ -368,8 +387,8 @@ class ReliableClient:
             KeyError: There is no dead letter and no held message with that offset.
             ClientClosed: The client is closed.
         """
-        if self._closed:
-            raise ClientClosed
+        self._check_open()
+        self._start_opening()
         held = self._outbox.get(offset)
         if held is not None and self._driver.release(held):
             return self._driver.delivery(held)
@@ -424,28 +443,27 @@ class ReliableClient:
 
     # What is behind it.
 
-    async def _open(self) -> None:
-        """Open the outbox, once, whoever asks first; those who ask meanwhile wait for the same opening."""
-        if self._closed:
+    def _check_open(self) -> None:
+        if self._closing is not None:
             raise ClientClosed
+
+    def _start_opening(self) -> None:
+        """Open the outbox, once, whoever asks first."""
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._outbox.open(self._driver.advance))
             self._opening.add_done_callback(self._opened)
-        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        self._check_open()
+        self._start_opening()
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
-        if opening.cancelled() or opening.exception() is not None:
-            self._opening = None  # so that the next call tries again
-        else:
+        error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
+        if error is None:
             self._driver.start()
-
-    def _end(self) -> int:
-        """Stop sending, and say what remains."""
-        self._driver.stop()
-        remaining = len(self._outbox)
-        if remaining:
-            _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
-        if not self._outbox.durable:
-            for message in list(self._outbox):
-                self._driver.withdraw(message, "dropped", "the client was closed")
-        return remaining
+            self._admission.open()
+        else:
+            self._opening = None  # so that the next call tries again
+            self._admission.fail(error)

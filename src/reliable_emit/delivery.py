@@ -172,6 +172,9 @@ class Owner(Protocol):
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot."""
 
+    def check_wait(self) -> None:
+        """Raise if waiting here would be waiting for ever."""
+
 
 class Delivery:
     """An awaitable handle on an accepted message.
@@ -212,12 +215,13 @@ class Delivery:
     @property
     def attempts(self) -> int:
         """How many times the message was sent so far."""
-        return self._message.attempts
+        # A dead letter that is redelivered gets a new handle; this one keeps to what it knew.
+        return self._outcome.attempts if isinstance(self._outcome, DeliveryFailed) else self._message.attempts
 
     @property
     def state(self) -> State:
         """``queued``, ``in_flight``, ``acknowledged`` or ``dead``."""
-        return self._message.state
+        return "dead" if isinstance(self._outcome, DeliveryFailed) else self._message.state
 
     @property
     def failure(self) -> DeliveryFailed | None:
@@ -239,10 +243,11 @@ class Delivery:
             return False
         never_sent = self._message.attempts == 0
         self._owner.cancel(self._message)
-        return never_sent
+        return never_sent and self.done()
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._outcome is None:
+            self._owner.check_wait()
             # A future for each awaiting task: cancelling a task cancels the future it waits for.
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:

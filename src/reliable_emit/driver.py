@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Delivery, Frames, Message
-from reliable_emit.errors import DeliveryFailed, Reason
+from reliable_emit.errors import CLOSED, DeliveryFailed, Reason
 from reliable_emit.expiry import Expiry
+from reliable_emit.flushing import Flushes
 from reliable_emit.hooks import Hooks, Stats
 from reliable_emit.link import Link
 from reliable_emit.outbox import Outbox
@@ -19,15 +19,6 @@ from reliable_emit.policy import Policy
 from reliable_emit.sender import Acknowledge, Backoff, Command, EndAttempts, Fail, Hold, Phase, Send, Sender
 
 _logger = logging.getLogger("reliable_emit")
-
-
-@dataclasses.dataclass(slots=True)
-class _Flush:
-    """Somebody waits until the messages up to `sequence` are settled."""
-
-    sequence: int
-    remaining: int
-    done: asyncio.Future[None]
 
 
 class Driver:
@@ -54,8 +45,8 @@ class Driver:
         self._deliveries: dict[str, Delivery] = {}
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._expiry = Expiry(self._expired, lambda: len(outbox))
-        self._flushes: list[_Flush] = []
+        self._expiry = Expiry(self.advance, lambda: len(outbox))
+        self._flushes = Flushes(outbox)
         self._started = self._stopped = False
         self.link = Link(sio, namespace, self)
         self.link.look()
@@ -63,8 +54,8 @@ class Driver:
     # What the client asks for.
 
     def knows(self, offset: str) -> bool:
-        """Whether a message with that offset is pending."""
-        return offset in self._deliveries or self.outbox.get(offset) is not None
+        """Whether a message with that offset is pending, or a dead letter."""
+        return offset in self._deliveries or offset in self.outbox
 
     async def accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
         """Store a message and have it delivered in its turn."""
@@ -73,7 +64,7 @@ class Driver:
             await self.outbox.append(message)
         except BaseException:
             del self._deliveries[message.offset]
-            self._left(message)
+            self._left()
             raise
         self.stats.accepted += 1
         self._expiry.watch(message)
@@ -100,8 +91,9 @@ class Driver:
         self._perform(self._sender.withdraw(message, reason, detail))
 
     def cancel(self, message: Message) -> None:
-        """Give up a pending message because the user says so."""
-        self.withdraw(message, "cancelled", "it was cancelled")
+        """Give up a pending message because the user says so; what a closed client left is not hers any more."""
+        if not self._stopped:
+            self.withdraw(message, "cancelled", "it was cancelled")
 
     def drop_oldest(self, detail: str) -> None:
         """Give up the oldest message that is not in flight; only if there is no other, the one that is."""
@@ -123,13 +115,23 @@ class Driver:
         """Return the arguments in a snapshot."""
         return self.link.codec.decode(frames)
 
+    def check_wait(self) -> None:
+        """Raise in a disconnect handler: nothing is acknowledged before it has returned."""
+        if self.link.in_disconnect_handler():
+            raise RuntimeError(
+                "this waits inside a disconnect handler, and python-socketio reconnects only after that has returned: "
+                "it would wait for ever. Start a task that waits, and return"
+            )
+
     def pause(self) -> None:
         """Send nothing more."""
         self._perform(self._sender.pause())
 
     def resume(self) -> None:
         """Go on sending."""
-        self._perform(self._sender.resume())
+        if not self._stopped:
+            self._expire()
+            self._perform(self._sender.resume())
 
     @property
     def paused(self) -> bool:
@@ -145,22 +147,19 @@ class Driver:
 
     def flushed(self) -> asyncio.Future[None]:
         """Return a future that is done when every message accepted before now is settled."""
-        done = asyncio.get_running_loop().create_future()
-        if len(self.outbox) == 0:
-            done.set_result(None)
-        else:
-            flush = _Flush(self._sequence, len(self.outbox), done)
-            self._flushes.append(flush)
-            done.add_done_callback(lambda _: self._flushes.remove(flush))
-        return done
+        return self._flushes.add(self._sequence)
 
     def stop(self) -> None:
-        """Send nothing more, ever, and let go of the link and the timers."""
+        """Send nothing more, ever."""
         self._stopped = True
         self._perform(self._sender.pause())
         self._stop_timer()
         self._expiry.stop()
-        self.link.detach()
+
+    def give_up_all(self) -> None:
+        """Settle what is pending as dropped."""
+        for message in list(self.outbox):
+            self.withdraw(message, "dropped", CLOSED)
 
     # What happens.
 
@@ -169,6 +168,7 @@ class Driver:
         self.stats.connected += 1
         _logger.info("connected to %s as %s; %d pending", self.link.namespace, socket_id, len(self.outbox))
         self.hooks.fire("connected", socket_id)
+        self._expire()
         self._perform(self._sender.link_up())
 
     def link_down(self, reason: str) -> None:
@@ -186,7 +186,8 @@ class Driver:
         self.advance()
 
     def advance(self) -> None:
-        """Load the next message if the sender is idle."""
+        """Give up what is due, and load the next message if the sender is idle."""
+        self._expire()
         while (
             self._started
             and not self._stopped
@@ -209,11 +210,13 @@ class Driver:
         self.stats.timed_out += 1
         self._perform(self._sender.timed_out())
 
-    def _expired(self, message: Message) -> None:
-        self.withdraw(message, "expired", "its time to live is over")
+    def _expire(self) -> None:
+        for message in self._expiry.take_due():
+            self._run(self._sender.withdraw(message, "expired", "its time to live is over"))
 
     def _backoff_over(self) -> None:
         self._timer = None
+        self._expire()
         self._perform(self._sender.backoff_over())
 
     # What is done about it.
@@ -282,14 +285,14 @@ class Driver:
 
     def _acknowledge(self, message: Message, reply: tuple[Any, ...]) -> None:
         self.stats.acknowledged += 1
-        self.outbox.remove(message)
+        self._keep_books(self.outbox.remove, message)
         self._settle(message, reply, "acknowledged")
 
     def _fail(self, message: Message, reason: Reason, detail: str) -> None:
         setattr(self.stats, reason, getattr(self.stats, reason) + 1)
         hook = None
         if reason == "cancelled":
-            self.outbox.remove(message)
+            self._keep_books(self.outbox.remove, message)
         else:
             _logger.log(
                 logging.DEBUG if self._stopped else logging.WARNING,  # the client's closing says it of all at once
@@ -300,7 +303,8 @@ class Driver:
                 message.attempts,
                 detail,
             )
-            self.outbox.bury(DeadLetter(message, reason, detail, time.time(), self.decode))
+            letter = DeadLetter(message, reason, detail, time.time(), self.link.codec.decode)
+            self._keep_books(self.outbox.bury, letter)
             hook = "dead_lettered"
         failure = DeliveryFailed(self.delivery(message), reason, message.attempts, message.attempts > 0, detail)
         if reason == "dropped":
@@ -315,12 +319,15 @@ class Driver:
             self.hooks.call_soon(f"the callback of {message.event!r}", callback, outcome)
         if hook is not None:
             self.hooks.fire(hook, delivery)
-        self._left(message)
+        self._left()
 
-    def _left(self, message: Message) -> None:
-        for flush in self._flushes:
-            if message.sequence <= flush.sequence:
-                flush.remaining -= 1
-                if flush.remaining == 0 and not flush.done.done():
-                    flush.done.set_result(None)
+    def _keep_books(self, entry: Callable[[Any], None], what: Any) -> None:
+        # The message is settled, whatever becomes of its record: a record that stays costs a repetition, no message.
+        try:
+            entry(what)
+        except Exception:
+            _logger.exception("the outbox could not record what became of %r", what)
+
+    def _left(self) -> None:
+        self._flushes.look()
         self._on_room()

@@ -106,7 +106,7 @@ class DeliveryFailed(ReliableEmitError):
             f"{delivery.event!r} (offset {delivery.offset}) was not delivered: {reason} after {attempts} "
             f"{'attempt' if attempts == 1 else 'attempts'}: {detail}. "
             + ("The server may have handled it" if possibly_delivered else "It was never sent")
-            + _NEXT[reason]
+            + (_NEXT[reason] if detail != CLOSED else "")
         )
         self.delivery = delivery
         self.reason: Reason = reason
@@ -114,6 +114,8 @@ class DeliveryFailed(ReliableEmitError):
         self.possibly_delivered = possibly_delivered
         self.detail = detail
 
+
+CLOSED = "the client was closed; a new ReliableClient on the same outbox can redeliver(offset) it"
 
 _SHELF = "; it is in dead_letters(), redeliver(offset) sends it again under the same offset"
 
@@ -127,18 +129,22 @@ _NEXT: dict[Reason, str] = {
 
 
 class CallTimeout(ReliableEmitError, socketio_exceptions.TimeoutError):  # type: ignore[misc]  # socketio is untyped
-    """No reply within the ``timeout`` of a ``call``; the message itself is still being delivered.
+    """No reply within the ``timeout`` of a ``call``; a message that was accepted is still being delivered.
 
     It is a ``socketio.exceptions.TimeoutError`` too, which is what ``AsyncClient.call`` raises.
 
     Attributes:
-        delivery: The delivery, still pending: await it, or ``cancel()`` it.
+        delivery: The delivery, still pending: await it, or ``cancel()`` it. ``None`` if there was no room for the
+            message in that time; nothing was queued then.
+        timeout: Seconds.
     """
 
-    def __init__(self, delivery: Delivery, timeout: float) -> None:
+    def __init__(self, event: str, delivery: Delivery | None, timeout: float) -> None:
         super().__init__(
-            f"no reply to {delivery.event!r} (offset {delivery.offset}) within {timeout} s; it is still being "
-            f"delivered: await the error's delivery, or cancel() it; ttl= gives a message up in time"
+            f"no room for {event!r} within {timeout} s; nothing was queued"
+            if delivery is None
+            else f"no reply to {event!r} (offset {delivery.offset}) within {timeout} s; it is still being delivered: "
+            f"await the error's delivery, or cancel() it; ttl= gives a message up in time"
         )
         self.delivery = delivery
         self.timeout = timeout

@@ -1,4 +1,4 @@
-"""Gives messages up when their time to live is over, wherever they are in the queue."""
+"""Knows when the time to live of a message is over, wherever it is in the queue."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Expiry:
     """One timer for all messages with a time to live.
 
     Args:
-        on_expired: Called with each message whose time is over and that is not settled.
+        on_due: Called when there is something due.
         pending: How many messages are pending.
     """
 
-    def __init__(self, on_expired: Callable[[Message], None], pending: Callable[[], int]) -> None:
-        self._on_expired = on_expired
+    def __init__(self, on_due: Callable[[], None], pending: Callable[[], int]) -> None:
+        self._on_due = on_due
         self._pending = pending
         self._heap: list[tuple[float, int, Message]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -41,6 +41,21 @@ class Expiry:
         self._heap.clear()
         self._arm()
 
+    def take_due(self) -> list[Message]:
+        """Return the messages whose time is over and that are not settled, and forget them.
+
+        The timer alone would come too late: whatever is sent next may be among them.
+        """
+        if not self._heap or self._heap[0][0] > (now := asyncio.get_running_loop().time()):
+            return []
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)
+            if _counts(entry):
+                due.append(entry[2])
+        self._arm()
+        return due
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -48,15 +63,7 @@ class Expiry:
         while self._heap and not _counts(self._heap[0]):
             heapq.heappop(self._heap)
         if self._heap:
-            self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._expire)
-
-    def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)
-            if _counts(entry):
-                self._on_expired(entry[2])
-        self._arm()
+            self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._on_due)
 
 
 def _counts(entry: tuple[float, int, Message]) -> bool:

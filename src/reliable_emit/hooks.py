@@ -18,6 +18,8 @@ HOOKS = ("sent", "retried", "acknowledged", "dead_lettered", "dropped", "connect
 class Stats:
     """Counters since the client was made.
 
+    A dead letter that is redelivered is accepted once, but can be acknowledged after it was counted as given up.
+
     Attributes:
         accepted: Messages that ``emit`` accepted.
         sent: Attempts, first ones and repeated ones.

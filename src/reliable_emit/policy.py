@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import urllib.parse
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -14,6 +13,9 @@ Overflow = Literal["raise", "wait", "drop_oldest", "drop_newest"]
 OnExhausted = Literal["dead_letter", "hold"]
 Backoff = Callable[[tenacity.RetryCallState], float]
 
+_LONGEST = 1e9
+"""Seconds, thirty years: more is no time to wait for, but a mistake."""
+
 DEFAULT_BACKOFF: Backoff = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 """Full jitter: between nothing and 0.5 s, doubling with each attempt, to 30 s at the most."""
 
@@ -22,7 +24,7 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     """Return `value` as a finite number of seconds, or raise, naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} is {value!r}; give seconds, a number")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    if not 0 <= value <= _LONGEST or (value == 0 and not zero):
         raise ValueError(f"{name} is {value!r}; give a finite number of seconds, {'0 or more' if zero else 'above 0'}")
     return float(value)
 

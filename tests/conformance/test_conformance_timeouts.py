@@ -81,6 +81,7 @@ async def test_case_12_a_call_with_a_timeout_of_zero_gives_nothing_up(server: Se
     async with rig(server) as it:
         with pytest.raises(CallTimeout) as caught:
             await it.client.call("echo", 42, timeout=0)
+        assert caught.value.delivery is not None
         assert await within(caught.value.delivery) == 42
         assert (it.client.stats.acknowledged, it.client.stats.sent) == (1, 1)
         assert it.wire == ["0{}", '21["echo",42]']
@@ -114,6 +115,7 @@ async def test_case_14_a_call_of_an_unknown_event_times_out(server: Server, cloc
         await clock.forward(5)
         with pytest.raises(CallTimeout) as caught:
             await within(call)
+        assert caught.value.delivery is not None
         assert (it.client.pending, caught.value.delivery.state) == (1, "in_flight")
         assert caught.value.delivery.cancel() is False
         assert it.client.pending == 0

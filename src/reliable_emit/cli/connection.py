@@ -211,6 +211,8 @@ class Connection:
         self._refusal = " ".join(str(words or "").split())[:500]
 
     def _on_disconnected(self, reason: str) -> None:
+        if reason == "client disconnect":
+            return  # our own doing, at the end
         self._say(f"disconnected: {reason}; {self._client.pending} waiting")
         self._lost.set()
 

@@ -177,11 +177,11 @@ class _Sending:
                 await self._deliver(interrupt)
             except (CommandError, LineError) as error:
                 problem = error
-        # From its first step on closing sends nothing and takes no acknowledgement, so that the numbers are final;
-        # what it drops is what is pending. In the second, the hooks are through.
+        # Closing gives up what is pending: then the numbers are final. A step later the hooks are through.
         closing = asyncio.ensure_future(self._client.close(timeout=0))
-        for _ in range(2):
+        while self._client.pending and not closing.done():  # noqa: ASYNC110 - a few steps of the event loop
             await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self._say_the_end(interrupt, problem)
         stats = self._client.stats
         if interrupt.status is not None:

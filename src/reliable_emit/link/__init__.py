@@ -6,7 +6,7 @@ What it relies on beyond python-socketio's documented surface is little, and gat
 supported.
 """
 
-from reliable_emit.link.connecting import ConnectOptions, Connector
+from reliable_emit.link.connecting import ConnectOptions
 from reliable_emit.link.link import Link
 
-__all__ = ["ConnectOptions", "Connector", "Link"]
+__all__ = ["ConnectOptions", "Link"]

@@ -1,4 +1,4 @@
-"""Makes the first connection, and ends the one it made."""
+"""Makes the first connection of a wrapped client, and ends the one it made."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import dataclasses
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import tenacity
 from socketio import exceptions as socketio_exceptions
 
 from reliable_emit.errors import ClientClosed
-from reliable_emit.link.link import Link
 from reliable_emit.policy import check_url
 
+if TYPE_CHECKING:
+    from reliable_emit.link.link import Link
+
 _logger = logging.getLogger("reliable_emit")
-# Seconds that each step of ending may take, when the polite way has failed.
-_CLEAN_UP = 0.25
+# Seconds that a step of ending may take, when the polite way has failed.
+_STEP = 0.25
+# How often a connection is ended that comes back meanwhile.
+_ROUNDS = 5
+_endings: set[asyncio.Task[None]] = set()
 _FIRST_CONNECTION = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 
 
@@ -38,39 +43,100 @@ class ConnectOptions:
 
 
 class Connector:
-    """Connects a link's client, and remembers that it did."""
+    """Connects a wrapped client, and remembers that it did.
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._sio = link.sio
+    Args:
+        sio: The wrapped client.
+        links: The links to its namespaces.
+    """
+
+    def __init__(self, sio: Any, links: Mapping[str, Link]) -> None:
+        self._sio = sio
+        self._links = links
         self._connecting: asyncio.Task[None] | None = None
-        self._ended = False
-        self.connected_by_us = False
+        self._connecting_for: Link | None = None
+        self._connected_by_us = False
+        self._aborted = False
 
-    async def connect(self, options: ConnectOptions, *, retry: bool) -> None:
+    async def connect(self, link: Link, options: ConnectOptions, *, retry: bool) -> None:
         """Connect; with `retry`, again and again with backoff while nobody answers.
 
         Raises:
             ValueError: The URL, the transports or the namespaces cannot work.
             socketio.exceptions.ConnectionError: The server refused a namespace, or without `retry`: no connection.
-            ClientClosed: :meth:`disconnect` was called meanwhile.
+            ClientClosed: :meth:`leave` was called for that link, before or meanwhile.
         """
+        if link.is_closed:
+            raise ClientClosed
         if self._connecting is not None:
             raise socketio_exceptions.ConnectionError("the client is connecting already; wait for that call of connect")
         arguments = self._arguments(options)
-        self.connected_by_us = True
+        self._connecting_for = link
         # A task of its own, so that closing can end it without cancelling the caller's.
         self._connecting = asyncio.ensure_future(self._try(arguments, retry=retry))
         try:
             await self._connecting
-        except BaseException as error:
-            self.connected_by_us = False
-            if self._ended and isinstance(error, asyncio.CancelledError):
-                raise ClientClosed from None
-            raise
+        except asyncio.CancelledError:
+            if not link.is_closed:
+                raise
         finally:
-            self._connecting = None
-        self._link.look()
+            self._connecting = self._connecting_for = None
+        if link.is_closed:  # also if python-socketio swallowed the cancel
+            raise ClientClosed
+        self._connected_by_us = True
+
+    async def leave(self, link: Link, timeout: float, *, others: bool, busy: bool) -> None:
+        """End what was begun for a link: a connect that still tries and, with the last link, the connection.
+
+        Takes `timeout` seconds and one more at the most. What is not done by then goes on, for nothing of it may be
+        cancelled: it runs the user's own disconnect handlers.
+
+        Args:
+            link: The link.
+            timeout: Seconds.
+            others: Whether other links still need the connection.
+            busy: Whether a disconnect handler is at work, maybe the caller's own, so that waiting long is in vain.
+        """
+        connecting = self._connecting if self._connecting_for is link else None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait({connecting}, timeout=2 * _STEP)
+        if others or not (self._connected_by_us or connecting is not None):
+            return
+        ending = asyncio.ensure_future(self._end())
+        _endings.add(ending)
+        ending.add_done_callback(_endings.discard)
+        _, pending = await asyncio.wait({ending}, timeout=_STEP if busy else timeout)
+        if pending and not busy:
+            # Closing politely waits for what was written before, which a frozen peer never reads; over polling it waits
+            # for the answer to a request that the server keeps for the next ping.
+            self._abort()
+            await asyncio.wait({ending}, timeout=_STEP)
+
+    async def _end(self) -> None:
+        for _ in range(_ROUNDS):
+            try:
+                await self._sio.shutdown()
+            except asyncio.CancelledError:
+                if not self._aborted:
+                    raise
+            except Exception as error:
+                _logger.warning("while disconnecting: %s", error)
+            # An attempt to reconnect that was under way may have succeeded in the meantime, and a disconnect handler
+            # that was at work may have begun a new one on its return.
+            if not self._sio.connected and not self._reconnects():
+                break
+        if self._sio.eio.state != "connected":
+            await self._sio.eio.disconnect(abort=True)  # closes the HTTP session
+        self._connected_by_us = False
+
+    def _abort(self) -> None:
+        eio = self._sio.eio
+        if eio.transport() == "websocket":
+            _shut_down(eio.ws)
+        elif eio.read_loop_task is not None:
+            self._aborted = True
+            eio.read_loop_task.cancel()
 
     async def _try(self, arguments: dict[str, Any], *, retry: bool) -> None:
         attempts = tenacity.AsyncRetrying(
@@ -82,32 +148,6 @@ class Connector:
         async for attempt in attempts:
             with attempt:
                 await self._attempt(arguments)
-
-    async def disconnect(self, timeout: float) -> None:
-        """Disconnect, within `timeout` seconds and one more, even if the peer is frozen and the socket full."""
-        self._ended = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait({self._connecting}, timeout=2 * _CLEAN_UP)
-        task = asyncio.ensure_future(self._sio.shutdown())
-        _, pending = await asyncio.wait({task}, timeout=timeout)
-        if pending:
-            # Closing politely waits for what was written before, which a frozen peer never reads; over polling it waits
-            # for the answer to a request that the server keeps for the next ping.
-            self._abort()
-            _, pending = await asyncio.wait({task}, timeout=_CLEAN_UP)
-            task.cancel()
-        if not pending and not task.cancelled() and (error := task.exception()) is not None:
-            _logger.warning("while disconnecting: %s", error)
-        if self._sio.eio.state != "connected":
-            await self._clean_up()
-
-    def _abort(self) -> None:
-        eio = self._sio.eio
-        if eio.transport() == "websocket":
-            _shut_down(eio.ws)
-        elif eio.read_loop_task is not None:
-            eio.read_loop_task.cancel()
 
     async def _attempt(self, arguments: dict[str, Any]) -> None:
         if self._is_connected():
@@ -128,7 +168,7 @@ class Connector:
         return bool(self._sio.connected)
 
     async def _clean_up(self) -> None:
-        await asyncio.wait({asyncio.ensure_future(self._sio.eio.disconnect(abort=True))}, timeout=_CLEAN_UP)
+        await asyncio.wait({asyncio.ensure_future(self._sio.eio.disconnect(abort=True))}, timeout=_STEP)
 
     def _reconnects(self) -> bool:
         task = self._sio._reconnect_task  # noqa: SLF001 - nothing public tells
@@ -171,14 +211,16 @@ class Connector:
         }
 
     def _namespaces(self, given: str | Sequence[str] | None) -> list[str]:
-        ours = self._link.namespace
         if given is None:
-            # Those with handlers, as AsyncClient chooses them, and ours.
-            named = {*self._sio.handlers, *self._sio.namespace_handlers} - {"*"}
-            return sorted({*named, ours})
+            # Those with handlers, as AsyncClient chooses them, and all that are wrapped.
+            return sorted({*self._sio.handlers, *self._sio.namespace_handlers, *self._links} - {"*"})
         chosen = [given] if isinstance(given, str) else list(given)
-        if ours not in chosen:
-            raise ValueError(f"namespaces={chosen!r} leaves out {ours!r}, whose messages would wait for ever; add it")
+        for wrapped in self._links:
+            if wrapped not in chosen:
+                raise ValueError(
+                    f"namespaces={chosen!r} leaves out {wrapped!r}, which is wrapped: its messages would wait for "
+                    f"ever. Add it, or close that ReliableClient first"
+                )
         return chosen
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
-import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import engineio.packet
-from socketio import packet as socketio_packet
 
 from reliable_emit.delivery import Frames
 from reliable_emit.link.codec import codec_for
+from reliable_emit.link.connecting import ConnectOptions
+from reliable_emit.link.tap import Tap
 
 
 class Listener(Protocol):
@@ -23,82 +22,6 @@ class Listener(Protocol):
 
     def link_down(self, reason: str) -> None:
         """The connection is lost."""
-
-
-class Tap:
-    """Hears what a wrapped client hears, for all the links to its namespaces, and disturbs nobody.
-
-    There is one handler for each Socket.IO event, so registering ours for ``connect`` would take the user's. The
-    handlers of the Engine.IO client below are the wrapped client's own: we put ourselves before them and pass
-    everything on.
-    """
-
-    _taps: ClassVar[weakref.WeakKeyDictionary[Any, Tap]] = weakref.WeakKeyDictionary()
-
-    def __init__(self, sio: Any) -> None:
-        self._sio = weakref.ref(sio)
-        self._links: dict[str, Link] = {}
-        self._message_handler = sio.eio.handlers["message"]
-        self._disconnect_handler = sio.eio.handlers["disconnect"]
-        sio.eio.on("message", self._on_message)
-        sio.eio.on("disconnect", self._on_disconnect)
-
-    @classmethod
-    def attach(cls, sio: Any, link: Link) -> Tap:
-        """Tell `link` of what happens to its namespace.
-
-        Raises:
-            ValueError: The namespace has a link already.
-        """
-        tap = cls._taps.get(sio)
-        if tap is None:
-            tap = cls._taps[sio] = cls(sio)
-        if link.namespace in tap._links:
-            raise ValueError(
-                f"namespace {link.namespace!r} of this AsyncClient is wrapped already: two queues on one namespace "
-                f"would have no common order. Use that ReliableClient, or close it first"
-            )
-        tap._links[link.namespace] = link
-        return tap
-
-    def detach(self, link: Link) -> None:
-        """Stop telling `link`; with the last one, leave the wrapped client as it was."""
-        self._links.pop(link.namespace, None)
-        sio = self._sio()
-        if self._links or sio is None:
-            return
-        handlers = sio.eio.handlers
-        if handlers["message"] == self._on_message and handlers["disconnect"] == self._on_disconnect:
-            sio.eio.on("message", self._message_handler)
-            sio.eio.on("disconnect", self._disconnect_handler)
-            del self._taps[sio]
-        # Otherwise somebody has put handlers of her own before ours; this tap stays, and only passes on.
-
-    async def _on_message(self, data: Any) -> None:
-        links = tuple(self._links.values())
-        if isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT)):
-            # The server closes a namespace. python-socketio forgets the socket id only after the user's disconnect
-            # handler, which may take its time.
-            for link in links:
-                link.kicked(data)
-        elif not all(link.is_up for link in links):
-            # A connect sets the socket id in the first step of the handler, before it waits for the user's: look right
-            # after that step, so that a message emitted before connecting goes out before one from that handler.
-            asyncio.get_running_loop().call_soon(self._look)
-        try:
-            await self._message_handler(data)
-        finally:
-            self._look()
-
-    async def _on_disconnect(self, reason: str) -> None:
-        # Before the user's handler, which then finds the truth if she asks, and which may raise.
-        for link in tuple(self._links.values()):
-            link.lost(reason)
-        await self._disconnect_handler(reason)
-
-    def _look(self) -> None:
-        for link in tuple(self._links.values()):
-            link.look()
 
 
 class Link:
@@ -123,6 +46,7 @@ class Link:
         # handler), so an id that was seen lost never counts again.
         self._lost_id: str | None = None
         self._ack_ids: list[int] = []
+        self._closed = False
         self._tap = Tap.attach(sio, self)
 
     @property
@@ -131,15 +55,43 @@ class Link:
         return self._socket_id is not None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed; it then sends nothing, and tells nothing but a loss."""
+        return self._closed
+
+    @property
     def socket_id(self) -> str | None:
         """The socket id, ``None`` while the namespace is not connected."""
         return self._socket_id
 
+    async def connect(self, options: ConnectOptions, *, retry: bool) -> None:
+        """Connect the wrapped client; raises as :meth:`Connector.connect`."""
+        await self._tap.connector.connect(self, options, retry=retry)
+        self.look()
+
+    async def close(self, timeout: float) -> None:
+        """Leave the wrapped client alone from now on.
+
+        If it was connected from here, and no other namespace of it is wrapped any more, it is disconnected: within
+        `timeout` seconds and one more.
+        """
+        self._closed = True
+        others = any(link is not self and not link.is_closed for link in self._tap.links.values())
+        try:
+            await self._tap.connector.leave(self, timeout, others=others, busy=self._tap.is_disconnecting)
+        finally:
+            self.detach()
+
     def detach(self) -> None:
-        """Leave the wrapped client alone from now on."""
+        """Stop listening, at once."""
+        self._closed = True
         self.forget()
         self._tap.detach(self)
         self._socket_id = None
+
+    def in_disconnect_handler(self) -> bool:
+        """Whether the caller is the user's disconnect handler."""
+        return self._tap.in_disconnect_handler()
 
     def look(self) -> None:
         """Compare with the wrapped client's own knowledge, and tell the listener what is new."""
@@ -150,7 +102,7 @@ class Link:
             return
         if self._socket_id is not None:
             self._down("the namespace was closed")
-        if socket_id is not None:
+        if socket_id is not None and not self._closed:
             self._socket_id = socket_id
             self._listener.link_up(socket_id)
 
@@ -165,7 +117,7 @@ class Link:
         self.forget()
         self._listener.link_down(reason)
 
-    def kicked(self, data: str) -> None:
+    def kicked(self, data: str | bytes) -> None:
         """The server closes a namespace; if it is this one, the connection is lost."""
         if (self.sio.packet_class(encoded_packet=data).namespace or "/") == self.namespace:
             self.lost("server disconnect")

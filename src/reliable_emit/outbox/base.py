@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reliable_emit.delivery import DeadLetter, Message
 
 
+@runtime_checkable
 class Outbox(Protocol):
     """Keeps accepted messages in their order until they are settled, and dead letters until they are asked for.
 
@@ -52,6 +53,9 @@ class Outbox(Protocol):
 
     def get(self, offset: str) -> Message | None:
         """Return the pending message with that offset, if any."""
+
+    def __contains__(self, offset: str) -> bool:
+        """Whether a message with that offset is pending, or a dead letter."""
 
     def __len__(self) -> int:
         """How many messages are pending."""

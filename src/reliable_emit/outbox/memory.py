@@ -76,6 +76,9 @@ class MemoryOutbox:
         """Return the pending message with that offset."""
         return self._pending.get(offset)
 
+    def __contains__(self, offset: str) -> bool:
+        return offset in self._pending or offset in self._dead
+
     def __len__(self) -> int:
         return len(self._pending)
 
