@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
@@ -163,7 +164,9 @@ class ReferenceServer:
             await web.TCPSite(self._runner, self._host, self._port).start()
         except OSError as error:
             await self.stop()
-            raise AddressError(self._host, self._port, error.strerror or str(error)) from None
+            # asyncio puts an address and a whole sentence into `strerror`.
+            detail = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+            raise AddressError(self._host, self._port, detail) from None
         except BaseException:
             await self.stop()
             raise

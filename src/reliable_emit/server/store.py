@@ -24,7 +24,7 @@ _P = ParamSpec("_P")
 # Inserts that share one commit at the most, so that no sender waits for an endless group of others.
 _GROUP = 500
 # Seconds that closing waits for what is being written.
-_CLOSING = 1.0
+_CLOSING = 0.4
 
 
 class MessageStore:
@@ -113,7 +113,10 @@ class MessageStore:
         return await self._run(Database.count)
 
     async def close(self) -> None:
-        """Finish what is being written, and close the file; returns within a second, also if the disk hangs."""
+        """Finish what is being written, and close the file; returns within a second, also if the disk hangs.
+
+        A disk that hangs holds up the end of the process all the same: no thread can be ended in the middle of a write.
+        """
         if self._writer is not None:
             await asyncio.wait([self._writer], timeout=_CLOSING)
             self._writer.cancel()
