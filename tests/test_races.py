@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reliable_emit import CallTimeout, ClientClosed, DeliveryFailed, FlushTimeout, MemoryOutbox, ReliableClient
+from reliable_emit.link import connecting
 from support import NO_ACK, PATIENCE, Clock, Log, Server, rig, settle, within
 
 if TYPE_CHECKING:
@@ -150,22 +151,22 @@ async def test_close_during_an_attempt_to_reconnect_ends_that_too(server: Server
     wrapped = sio()
     client = ReliableClient(wrapped)
     await client.connect(server.url, transports="websocket")
-    connecting, go_on = asyncio.Event(), asyncio.Event()
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(_sid: str, _environ: object, _auth: object = None) -> None:
-        connecting.set()
+        begun.set()
         await go_on.wait()
 
     server.sio.on("connect", slow)
     server.cut()
-    await within(connecting.wait())
+    await within(begun.wait())
     closing = asyncio.ensure_future(client.close(timeout=0))
     await settle()
     go_on.set()
     await within(closing)
-    await within(_until(lambda: wrapped.eio.state == "disconnected" and not wrapped.connected))
-    await settle(200)
-    assert not wrapped.connected
+    await within(_until(lambda: not connecting._endings))
+    assert (wrapped.connected, wrapped.eio.state) == (False, "disconnected")
+    assert wrapped._reconnect_task is None or wrapped._reconnect_task.done()
 
 
 def _is_down(wrapped: socketio.AsyncClient) -> bool:
@@ -183,12 +184,12 @@ async def test_a_connect_that_overlaps_with_close_leaves_no_connection(server: S
         wrapped = sio()
         client = ReliableClient(wrapped)
         client.on("connected", told.add)
-        connecting = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
+        connect = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
         for _ in range(steps * 3):
             await asyncio.sleep(0)
         await within(client.close())
         with pytest.raises(ClientClosed):
-            await within(connecting)
+            await within(connect)
         await within(_until(functools.partial(_is_down, wrapped)))
         assert (wrapped.connected, client.connected) == (False, False)
 
@@ -204,11 +205,13 @@ async def test_close_in_the_disconnect_handler_ends_for_good(server: Server) -> 
 
     wrapped.on("disconnect", on_disconnect)
     await client.connect(server.url, transports="websocket")
+    server.handlers["slow"] = lambda _sid: NO_ACK
+    await client.emit("slow")
     server.cut()
     await done.until(lambda reasons: "transport error" in reasons)
-    await within(_until(lambda: wrapped.eio.state == "disconnected" and not wrapped.connected))
-    await asyncio.sleep(0.2)  # several times as long as a reconnection takes
-    assert not wrapped.connected
+    await within(_until(lambda: not connecting._endings))
+    assert (wrapped.connected, wrapped.eio.state, client.pending) == (False, "disconnected", 0)
+    assert wrapped._reconnect_task is None or wrapped._reconnect_task.done()
 
 
 async def test_a_disconnect_handler_that_takes_its_time_is_not_cancelled_by_close(server: Server) -> None:

@@ -324,6 +324,8 @@ class ReliableClient:
             How many messages remained.
         """
         seconds("timeout", timeout, zero=True)
+        if self._driver.link.in_disconnect_handler():
+            timeout = 0.0  # nothing is acknowledged before the handler has returned
         if self._closing is None:
             self._admission.close()
             self._closing = asyncio.ensure_future(self._close(timeout))
@@ -337,7 +339,7 @@ class ReliableClient:
     async def _close(self, timeout: float) -> int:
         if self._opening is not None:
             await asyncio.wait({self._opening}, timeout=_DISCONNECT_TIMEOUT)
-        if timeout and not self._driver.paused and not self._driver.link.in_disconnect_handler():
+        if timeout and not self._driver.paused:
             hurry = asyncio.ensure_future(self._hurry.wait())
             try:
                 await self._flush(timeout, hurry)

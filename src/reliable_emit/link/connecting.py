@@ -57,6 +57,8 @@ class Connector:
         self._connecting_for: Link | None = None
         self._connected_by_us = False
         self._aborted = False
+        self._attempting = False
+        self._stopping = False
 
     async def connect(self, link: Link, options: ConnectOptions, *, retry: bool) -> None:
         """Connect; with `retry`, again and again with backoff while nobody answers.
@@ -73,15 +75,21 @@ class Connector:
         arguments = self._arguments(options)
         self._connecting_for = link
         # A task of its own, so that closing can end it without cancelling the caller's.
-        self._connecting = asyncio.ensure_future(self._try(arguments, retry=retry))
+        connecting = self._connecting = asyncio.ensure_future(self._try(arguments, retry=retry))
+        connecting.add_done_callback(_retrieve)
         try:
-            await self._connecting
+            await asyncio.shield(connecting)
         except asyncio.CancelledError:
             if not link.is_closed:
+                await self._stop(connecting)
+                raise
+        except Exception:
+            if not link.is_closed:  # otherwise it is the stopping that made it fail
                 raise
         finally:
             self._connecting = self._connecting_for = None
-        if link.is_closed:  # also if python-socketio swallowed the cancel
+            self._stopping = False
+        if link.is_closed:  # also if it was connected just so
             raise ClientClosed
         self._connected_by_us = True
 
@@ -99,8 +107,7 @@ class Connector:
         """
         connecting = self._connecting if self._connecting_for is link else None
         if connecting is not None:
-            connecting.cancel()
-            await asyncio.wait({connecting}, timeout=2 * _STEP)
+            await self._stop(connecting)
         if others or not (self._connected_by_us or connecting is not None):
             return
         ending = asyncio.ensure_future(self._end())
@@ -113,8 +120,21 @@ class Connector:
             self._abort()
             await asyncio.wait({ending}, timeout=_STEP)
 
+    async def _stop(self, connecting: asyncio.Task[None]) -> None:
+        self._stopping = True
+        eio = self._sio.eio
+        if self._attempting and eio.http is not None and not eio.external_http:
+            # Cancelled in the middle of a handshake, engineio would leave the connection to the garbage collector. It
+            # ends by itself when its session is closed.
+            await eio.http.close()
+            await asyncio.wait({connecting}, timeout=_STEP)
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=_STEP)
+
     async def _end(self) -> None:
         for _ in range(_ROUNDS):
+            # A reconnection that has just been begun has to reach its first pause, or it does not hear of its end.
+            await asyncio.sleep(0)
             try:
                 await self._sio.shutdown()
             except asyncio.CancelledError:
@@ -152,6 +172,7 @@ class Connector:
     async def _attempt(self, arguments: dict[str, Any]) -> None:
         if self._is_connected():
             return  # python-socketio's own reconnection was faster
+        self._attempting = True
         try:
             await self._sio.connect(**arguments)
         except BaseException:
@@ -159,6 +180,8 @@ class Connector:
             if not self._reconnects():
                 await self._clean_up()
             raise
+        finally:
+            self._attempting = False
 
     def _is_connected(self) -> bool:
         if self._sio.connected and self._sio.eio.state == "disconnected":
@@ -175,6 +198,8 @@ class Connector:
         return task is not None and not task.done()
 
     def _is_passing(self, error: BaseException) -> bool:
+        if self._stopping:
+            return False
         match error:
             case socketio_exceptions.ConnectionError():
                 return not self._sio.failed_namespaces
@@ -228,6 +253,11 @@ def _log_failure(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     pause = 0.0 if state.next_action is None else state.next_action.sleep
     _logger.warning("not connected: %s; trying again in %.1f s", error, pause)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever was cancelled does not ask for it, and asyncio would complain
 
 
 def _shut_down(ws: Any) -> None:
