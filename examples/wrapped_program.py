@@ -46,12 +46,9 @@ async def work(interval):
 
 async def main(url, interval):
     """Connect, work, disconnect."""
-    await sio.connect(url, retry=True)
-    try:
+    async with client:  # new: ends with what waits sent, or given up
+        await client.connect(url)  # was `await sio.connect(url, retry=True)`, which turns Ctrl-C into an error
         await work(interval)
-    finally:
-        await client.close(timeout=0.5)  # new: what waits has this long, and is given up then
-        await sio.disconnect()
 
 
 if __name__ == "__main__":

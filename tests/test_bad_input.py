@@ -45,6 +45,7 @@ def sio() -> socketio.AsyncClient:
         ({"client_offset": "yes"}, TypeError, "client_offset is 'yes'; give True, False or a function"),
         ({"new_offset": "abc"}, TypeError, "new_offset is 'abc'; give a function"),
         ({"ack_timeout": 10**400}, ValueError, "ack_timeout is 1000"),
+        ({"ack_timeout": 1e12}, ValueError, "give a finite number of seconds, 0 or more and up to 1e+09"),
         ({"outbox": "outbox.db"}, TypeError, "outbox is 'outbox.db'; give an outbox, such as MemoryOutbox()"),
         ({"outbox": MemoryOutbox}, TypeError, "give an outbox, such as MemoryOutbox()"),
         ({"unknown": 1}, TypeError, "unknown"),

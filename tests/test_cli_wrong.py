@@ -380,7 +380,7 @@ def test_a_bad_line_ends_it_and_those_before_are_delivered(
 ) -> None:
     result: Result = found[name]
     assert expected in result.err
-    assert f"lines 1 to {number - 1} were acknowledged; for the rest: tail -n +{number}" in result.err
+    assert f"lines 1 to {number - 1} were acknowledged\nfor the rest: tail -n +{number}" in result.err
     assert result.status == 2
     assert result.clean
     prefix = {"JSON": "json", "UTF-8": "utf"}.get(name, name)
@@ -398,7 +398,7 @@ def test_dead_letters_are_listed_with_line_offset_and_reason(
     assert "30 dead-lettered, 0 pending" in captured.out
     assert "30 lines given up" in captured.err
     assert "  and 10 more" in captured.err
-    assert f"no line was acknowledged; for the rest: tail -n +1 {file}; line 1 may have arrived already" in captured.err
+    assert captured.err.endswith("no line was acknowledged\n")
     for number in range(1, 21):
         assert f"  line {number} (offset " in captured.err
     assert "rejected after 1 attempt: this server does not know the event 'news'" in captured.err

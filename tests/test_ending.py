@@ -242,6 +242,64 @@ async def test_the_first_connection_outlasts_an_answer_that_is_no_socketio(serve
         assert await within(client.call("echo", "x")) == "x"
 
 
+async def test_headers_are_the_same_at_every_connection(server: Server) -> None:
+    """engineio takes a Cookie header out of the dict that it is given."""
+    cookies: list[str | None] = []
+    handle = server.sio.eio.handlers["connect"]
+
+    async def note(eio_sid: str, environ: dict[str, str]) -> None:
+        cookies.append(environ.get("HTTP_COOKIE"))
+        await handle(eio_sid, environ)
+
+    server.sio.eio.on("connect", note)
+    sio = socketio.AsyncClient(
+        handle_sigint=False, reconnection_delay=0.02, reconnection_delay_max=0.05, randomization_factor=0
+    )
+    headers = {"Cookie": "token=abc"}
+    async with ReliableClient(sio) as client:
+        await client.connect(server.url, headers=headers, transports="websocket")
+        server.cut()
+        await server.connections.has(2)
+        await within(client.call("echo", 1))
+        assert not sio.eio.external_http
+        sio.eio.http.cookie_jar.clear()
+    assert cookies == ["token=abc"] * 2
+    assert headers == {"Cookie": "token=abc"}
+
+
+@pytest.mark.parametrize("which", ["url", "headers", "auth"])
+@pytest.mark.parametrize("error", [KeyError, ValueError, RuntimeError, OSError, socketio.exceptions.ConnectionError])
+async def test_what_a_function_of_the_users_raises_ends_connect(
+    server: Server, which: str, error: type[Exception]
+) -> None:
+    def broken() -> object:
+        raise error("mine")
+
+    async with wrap() as client:
+        options: dict[str, object] = {"url": server.url, which: broken}
+        with pytest.raises(error, match="mine"):
+            await within(client.connect(**options, wait_timeout=0.3))  # type: ignore[arg-type]
+        await client.connect(server.url, transports="websocket")
+
+
+async def test_functions_are_asked_again_at_every_connection(server: Server) -> None:
+    asked: list[str] = []
+
+    async def url() -> str:
+        asked.append("url")
+        return server.url
+
+    sio = socketio.AsyncClient(
+        handle_sigint=False, reconnection_delay=0.02, reconnection_delay_max=0.05, randomization_factor=0
+    )
+    async with ReliableClient(sio) as client:
+        await client.connect(url, auth=lambda: asked.append("auth"), transports="websocket")
+        server.cut()
+        await server.connections.has(2)
+        await within(client.call("echo", 1))
+    assert asked == ["url", "auth"] * 2
+
+
 async def test_connecting_again_after_a_loss_that_python_socketio_has_missed(server: Server) -> None:
     """A connection that is lost during the connect handler of a reconnection leaves ``connected`` set for ever."""
     sio = socketio.AsyncClient(

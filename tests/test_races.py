@@ -120,6 +120,14 @@ def test_waiting_for_room_in_every_interleaving(steps: list[tuple[str, int]], li
     asyncio.run(run())
 
 
+async def test_two_emits_that_wait_with_the_same_offset_are_not_both_accepted() -> None:
+    client = ReliableClient(sio(), new_offset=lambda _: "same")
+    outcomes = await asyncio.gather(client.emit("e", 1), client.emit("e", 2), return_exceptions=True)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Delivery", "ValueError"]
+    assert data(client) == [1]
+    await client.close(timeout=0)
+
+
 # Closing.
 
 
@@ -192,6 +200,44 @@ async def test_a_connect_that_overlaps_with_close_leaves_no_connection(server: S
             await within(connect)
         await within(_until(functools.partial(_is_down, wrapped)))
         assert (wrapped.connected, client.connected) == (False, False)
+
+
+async def test_a_connect_that_is_cancelled_as_it_succeeds_is_still_ended_by_close(server: Server) -> None:
+    wrapped = sio()
+    client = ReliableClient(wrapped)
+    connect = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
+    connector = client._driver.link._tap.connector
+    for _ in range(20):
+        if connector._connecting is None:
+            await asyncio.sleep(0)
+    inner = connector._connecting
+    assert inner is not None
+    inner.add_done_callback(lambda _: connect.cancel())
+    await asyncio.wait({connect})
+    assert connect.cancelled()
+    await within(client.close())
+    await within(_until(lambda: not connecting._endings))
+    assert not wrapped.connected
+
+
+async def test_a_connection_made_by_hand_after_ours_was_ended_by_hand_is_the_users(server: Server) -> None:
+    wrapped = sio()
+    async with ReliableClient(wrapped) as client:
+        await client.connect(server.url, transports="websocket")
+        await wrapped.disconnect()
+        await wrapped.connect(server.url, transports=["websocket"])
+    assert wrapped.connected
+    await wrapped.disconnect()
+
+
+async def test_our_connection_stays_ours_when_python_socketio_has_made_it_again(server: Server) -> None:
+    wrapped = sio()
+    async with ReliableClient(wrapped) as client:
+        await client.connect(server.url, transports="websocket")
+        server.cut()
+        await server.connections.has(2)
+        await within(client.call("echo", 1))
+    assert not wrapped.connected
 
 
 async def test_close_in_the_disconnect_handler_ends_for_good(server: Server) -> None:
@@ -402,6 +448,27 @@ async def _awaited(delivery: Any) -> object:
     return await delivery
 
 
+async def test_waiting_in_the_disconnect_handler_of_a_kick_is_refused_for_that_namespace_alone() -> None:
+    outcomes: Log[object] = Log()
+    async with Server("/", "/b") as server:
+        wrapped = sio()
+        async with ReliableClient(wrapped) as client, ReliableClient(wrapped, namespace="/b") as other:
+
+            async def on_disconnect(_reason: str) -> None:
+                for wrapper in (client, other):
+                    try:
+                        outcomes.add(await within(wrapper.call("echo", "fine")))
+                    except RuntimeError as error:
+                        outcomes.add(type(error))
+
+            wrapped.on("disconnect", on_disconnect)
+            await client.connect(server.url, transports="websocket")
+            await server.sio.disconnect(wrapped.get_sid("/"))
+            await outcomes.has(2)
+            assert outcomes == [RuntimeError, "fine"]
+            wrapped.on("disconnect", lambda _reason: None)
+
+
 async def test_many_flushes_cost_no_more_than_many_messages() -> None:
     """Each settled message once looked at every flush: four times as many took sixteen times as long."""
     client = ReliableClient(sio(), max_pending=None)
@@ -428,6 +495,17 @@ async def test_many_flushes_cost_no_more_than_many_messages() -> None:
 
 
 # Dead letters and offsets.
+
+
+async def test_a_redelivered_message_outlives_the_time_it_had_before(server: Server, clock: Clock) -> None:
+    async with rig(server, connect=False, max_pending=1, overflow="drop_oldest") as it:
+        first = await it.client.emit("echo", "first", ttl=1000)
+        second = await it.client.emit("echo", "second")  # drops the first
+        second.cancel()
+        again = it.client.redeliver(first.offset)
+        await clock.forward(1001)
+        await it.connect()
+        assert await within(again) == "first"
 
 
 async def test_redeliver_opens_the_outbox_of_a_client_that_did_nothing_yet(server: Server) -> None:

@@ -369,6 +369,18 @@ async def test_polling_works_too(server: Server) -> None:
     assert server.arguments() == list(range(20))
 
 
+async def test_more_attachments_than_polling_takes_do_not_block_the_queue(server: Server) -> None:
+    async with ReliableClient(socketio.AsyncClient(handle_sigint=False), retries=None) as client:
+        await client.connect(server.url, transports=["polling"])
+        fits = await client.emit("echo", [b"x"] * 15)
+        too_many = await client.emit("echo", [b"x"] * 16)
+        last = await client.emit("echo", "last")
+        assert await within(fits) == [b"x"] * 15
+        with pytest.raises(DeliveryFailed, match="with 16 attachments it does not pass over polling"):
+            await within(too_many)
+        assert await within(last) == "last"
+
+
 async def test_a_client_that_is_connected_already_can_be_wrapped(server: Server) -> None:
     sio = socketio.AsyncClient(handle_sigint=False)
     await sio.connect(server.url, transports=["websocket"])

@@ -143,6 +143,7 @@ class ReliableClient:
             ValueError: The URL or the namespaces cannot work.
             socketio.exceptions.ConnectionError: The server refused a namespace, or, without `retry`, did not answer.
             ClientClosed: The client is closed.
+            Exception: What a function given for the url, the headers or the auth raised.
         """
         options = ConnectOptions(
             url=url,
@@ -201,13 +202,10 @@ class ReliableClient:
             raise TypeError(f"callback is {callback!r}; give a function")
         self._check_open()
         message = self._composer.message(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
-        if self._driver.knows(message.offset):
-            raise ValueError(
-                f"new_offset returned {message.offset!r}, which a pending message or a dead letter has already; "
-                f"it has to be unique"
-            )
+        self._driver.check_offset(message.offset)
         self._start_opening()
         await self._admission.enter()
+        self._driver.check_offset(message.offset)  # others have entered meanwhile
         limit, overflow = self._policy.max_pending, self._policy.overflow
         if limit is not None and len(self._outbox) >= limit:
             if overflow == "raise":
@@ -383,7 +381,8 @@ class ReliableClient:
     def redeliver(self, offset: str) -> Delivery:
         """Send a dead letter again, or a held message, under the same offset and with all its retries.
 
-        A dead letter joins the end of the queue.
+        A dead letter joins the end of the queue, whatever `max_pending` says: it was accepted before. It has no time to
+        live any more, and the callback it was emitted with is not called: await the new delivery.
 
         Raises:
             KeyError: There is no dead letter and no held message with that offset.

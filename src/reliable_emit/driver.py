@@ -53,9 +53,13 @@ class Driver:
 
     # What the client asks for.
 
-    def knows(self, offset: str) -> bool:
-        """Whether a message with that offset is pending, or a dead letter."""
-        return offset in self._deliveries or offset in self.outbox
+    def check_offset(self, offset: str) -> None:
+        """Raise if a pending message or a dead letter has that offset."""
+        if offset in self._deliveries or offset in self.outbox:
+            raise ValueError(
+                f"new_offset returned {offset!r}, which a pending message or a dead letter has already; "
+                f"it has to be unique"
+            )
 
     async def accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
         """Store a message and have it delivered in its turn."""
@@ -258,9 +262,9 @@ class Driver:
         try:
             self.link.request(message.frames, lambda reply: self._acknowledged(message, reply))
         except Exception as error:
-            # A serializer that cannot repeat what it did at `emit`; a message must not stop those behind it.
-            _logger.exception("%r (offset %s) cannot be sent", message.event, message.offset)
-            self._run(self._sender.withdraw(message, "exhausted", f"it could not be encoded again: {error}"))
+            # More than the transport takes, or a serializer that cannot repeat what it did at `emit`. A message must
+            # not stop those behind it.
+            self._run(self._sender.withdraw(message, "exhausted", f"it could not be sent: {error}"))
 
     def _back_off(self, message: Message) -> None:
         try:

@@ -25,7 +25,8 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} is {value!r}; give seconds, a number")
     if not 0 <= value <= _LONGEST or (value == 0 and not zero):
-        raise ValueError(f"{name} is {value!r}; give a finite number of seconds, {'0 or more' if zero else 'above 0'}")
+        least = "0 or more" if zero else "above 0"
+        raise ValueError(f"{name} is {value!r}; give a finite number of seconds, {least} and up to {_LONGEST:.0e}")
     return float(value)
 
 

@@ -39,12 +39,13 @@ class Ledger:
 
     Attributes:
         unbroken: The last line up to which all were acknowledged.
+        settled: The last line up to which all were acknowledged or given up.
         position: Where in the input that is settled ends, in bytes.
         failures: The first lines that were given up.
     """
 
     def __init__(self, client: ReliableClient) -> None:
-        self.unbroken = 0
+        self.unbroken = self.settled = 0
         self.position = 0
         self.failures: list[Failure] = []
         self._waiting: dict[str, Line] = {}
@@ -75,10 +76,11 @@ class Ledger:
             self.unbroken = line.number
 
     def _on_dead_lettered(self, delivery: Delivery) -> None:
-        line = self._settled(delivery)
         failure = delivery.failure
-        # What closing drops is not given up but pending.
-        if line is not None and failure is not None and failure.reason != "dropped" and len(self.failures) < _SHOWN:
+        if failure is None or failure.reason == "dropped":  # what closing drops is not given up but pending
+            return
+        line = self._settled(delivery)
+        if line is not None and len(self.failures) < _SHOWN:
             self.failures.append(
                 Failure(line.number, delivery.offset, failure.reason, failure.detail, failure.attempts)
             )
@@ -88,5 +90,6 @@ class Ledger:
         if line is not None:
             self._bytes -= len(line.content)
             self.position = line.end
+            self.settled = line.number
             self._room.set()
         return line

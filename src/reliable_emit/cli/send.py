@@ -236,7 +236,9 @@ class _Sending:
                 await self._ledger.room()
                 self._ledger.accepted(line, await self._client.emit(options.event, (value,)))
             self._all_read = True
-        except (CommandError, LineError):
+        except (CommandError, LineError) as error:
+            if self._client.pending:  # which may take its time
+                self._report.say(f"{error}; delivering what came before")
             await self._client.flush()
             raise
         await self._client.flush()

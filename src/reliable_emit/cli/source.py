@@ -157,7 +157,7 @@ class Source:
                 self._loop.call_soon_threadsafe(self._arrived, block)
             except RuntimeError:  # the event loop is closed: nobody wants it any more
                 break
-        if descriptor not in {None, _STDIN}:
+        if self._path is not None and descriptor is not None:
             os.close(descriptor)
 
     def _arrived(self, block: bytes | OSError) -> None:

@@ -31,10 +31,21 @@ def print_remains(stats: Stats, ledger: Ledger, pending: int, file: Path | None,
         STDERR.line(f"{plural(pending, 'line')} still pending, and lost with this process, which had them in memory")
     if not all_read:
         STDERR.line("the input was not read to its end")
-    first = ledger.unbroken + 1
-    done = f"lines 1 to {ledger.unbroken} were acknowledged" if ledger.unbroken else "no line was acknowledged"
-    again = f"; line {first} may have arrived already" if dead or pending else ""
-    STDERR.line(f"{done}; for the rest: tail -n +{first}{'' if file is None else f' {shlex.quote(str(file))}'}{again}")
+    if dead and stats.acknowledged:
+        STDERR.line(
+            "the other lines "
+            + (f"up to line {ledger.settled} " if pending or not all_read else "")
+            + "were acknowledged"
+        )
+    elif not stats.acknowledged:
+        STDERR.line("no line was acknowledged")
+    else:
+        STDERR.line(f"lines 1 to {ledger.settled} were acknowledged")
+    if pending or not all_read:
+        # Behind what was given up too: lines that were acknowledged would be stored twice, under another offset.
+        first = ledger.settled + 1
+        again = f"; line {first} may have arrived already" if pending else ""
+        STDERR.line(f"for the rest: tail -n +{first}{'' if file is None else f' {shlex.quote(str(file))}'}{again}")
 
 
 def print_summary(stats: Stats, ledger: Ledger, pending: int, seconds: float, status: int, *, as_json: bool) -> None:
@@ -50,6 +61,7 @@ def print_summary(stats: Stats, ledger: Ledger, pending: int, seconds: float, st
             "pending": pending,
             "seconds": round(seconds, 3),
             "acknowledged_to_line": ledger.unbroken,
+            "settled_to_line": ledger.settled,
             "exhausted": stats.exhausted,
             "rejected": stats.rejected,
             "timed_out": stats.timed_out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,7 @@ class Connector:
         self._aborted = False
         self._attempting = False
         self._stopping = False
+        self._users_error: Exception | None = None
 
     async def connect(self, link: Link, options: ConnectOptions, *, retry: bool) -> None:
         """Connect; with `retry`, again and again with backoff while nobody answers.
@@ -67,6 +69,7 @@ class Connector:
             ValueError: The URL, the transports or the namespaces cannot work.
             socketio.exceptions.ConnectionError: The server refused a namespace, or without `retry`: no connection.
             ClientClosed: :meth:`leave` was called for that link, before or meanwhile.
+            Exception: What a function given for the url, the headers or the auth raised.
         """
         if link.is_closed:
             raise ClientClosed
@@ -91,7 +94,6 @@ class Connector:
             self._stopping = False
         if link.is_closed:  # also if it was connected just so
             raise ClientClosed
-        self._connected_by_us = True
 
     async def leave(self, link: Link, timeout: float, *, others: bool, busy: bool) -> None:
         """End what was begun for a link: a connect that still tries and, with the last link, the connection.
@@ -168,17 +170,22 @@ class Connector:
         async for attempt in attempts:
             with attempt:
                 await self._attempt(arguments)
+        # Here and not in `connect`, whose caller may be cancelled before she hears of it.
+        self._connected_by_us = True
 
     async def _attempt(self, arguments: dict[str, Any]) -> None:
         if self._is_connected():
             return  # python-socketio's own reconnection was faster
         self._attempting = True
+        self._users_error = None
         try:
             await self._sio.connect(**arguments)
         except BaseException:
             # A failed attempt leaves the HTTP session open, a cancelled one maybe the connection too.
             if not self._reconnects():
                 await self._clean_up()
+            if self._users_error is not None:
+                raise self._users_error from None
             raise
         finally:
             self._attempting = False
@@ -198,7 +205,7 @@ class Connector:
         return task is not None and not task.done()
 
     def _is_passing(self, error: BaseException) -> bool:
-        if self._stopping:
+        if self._stopping or error is self._users_error:
             return False
         match error:
             case socketio_exceptions.ConnectionError():
@@ -210,6 +217,27 @@ class Connector:
                 # "Client is not in a disconnected state": python-socketio is connecting by itself.
                 return self._reconnects()
         return False
+
+    def disconnected(self, reason: str) -> None:
+        """The connection has ended; if the user ended it by hand, the next one is hers."""
+        by_hand = reason == self._sio.reason.CLIENT_DISCONNECT
+        if by_hand and not self._reconnects() and not self._attempting:
+            self._connected_by_us = False
+
+    def _guarded(self, given: Any) -> Any:
+        """Remember what a function of the user's raises: that is no failure of the network."""
+        if not callable(given):
+            return given
+
+        async def call() -> Any:
+            try:
+                result = given()
+                return await result if inspect.isawaitable(result) else result
+            except Exception as error:
+                self._users_error = error
+                raise
+
+        return call
 
     def _arguments(self, options: ConnectOptions) -> dict[str, Any]:
         if not callable(options.url):
@@ -225,9 +253,9 @@ class Connector:
             given = dict(headers or {})
             headers = given.copy
         return {
-            "url": options.url,
-            "headers": headers,
-            "auth": options.auth,
+            "url": self._guarded(options.url),
+            "headers": self._guarded(headers),
+            "auth": self._guarded(options.auth),
             "transports": options.transports,
             "namespaces": self._namespaces(options.namespaces),
             "socketio_path": options.socketio_path,

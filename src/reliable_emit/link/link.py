@@ -13,6 +13,9 @@ from reliable_emit.link.codec import codec_for
 from reliable_emit.link.connecting import ConnectOptions
 from reliable_emit.link.tap import Tap
 
+_POLLING_LIMIT = 16
+"""Engine.IO's ``max_decode_packets``: a request of more is dropped whole, and answered as if it were fine."""
+
 
 class Listener(Protocol):
     """Whom a link tells; always from the event loop, never concurrently."""
@@ -91,7 +94,7 @@ class Link:
 
     def in_disconnect_handler(self) -> bool:
         """Whether the caller is the user's disconnect handler."""
-        return self._tap.in_disconnect_handler()
+        return self._tap.in_disconnect_handler(self.namespace)
 
     def look(self) -> None:
         """Compare with the wrapped client's own knowledge, and tell the listener what is new."""
@@ -117,18 +120,17 @@ class Link:
         self.forget()
         self._listener.link_down(reason)
 
-    def kicked(self, data: str | bytes) -> None:
-        """The server closes a namespace; if it is this one, the connection is lost."""
-        if (self.sio.packet_class(encoded_packet=data).namespace or "/") == self.namespace:
-            self.lost("server disconnect")
-
     def request(self, frames: Frames, on_ack: Callable[[tuple[Any, ...]], None]) -> None:
         """Send a message and ask for its acknowledgement.
 
         Args:
             frames: The snapshot.
             on_ack: Called with the arguments of the acknowledgement, until `forget`.
+
+        Raises:
+            ValueError: It can never arrive by the transport that the connection has.
         """
+        self._check_transport(frames)
 
         def acknowledged(*reply: Any) -> None:
             on_ack(reply)
@@ -155,6 +157,13 @@ class Link:
             return False
         self._put(self.codec.with_id(frames, None))
         return True
+
+    def _check_transport(self, frames: Frames) -> None:
+        if isinstance(frames, tuple) and len(frames) > _POLLING_LIMIT and self.sio.eio.transport() == "polling":
+            raise ValueError(
+                f"with {len(frames) - 1} attachments it does not pass over polling, where python-socketio's servers "
+                f"drop requests of more than {_POLLING_LIMIT} packets without a word; connect with websocket"
+            )
 
     def _put(self, frames: list[str | bytes]) -> None:
         # What `eio.send` does, a put on an unbounded queue, but at once: as a coroutine it would have to become a task

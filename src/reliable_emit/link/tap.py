@@ -35,7 +35,8 @@ class Tap:
         self._sio = sio
         self.links: dict[str, Link] = {}
         self.connector = Connector(sio, self.links)
-        self._disconnecting: set[asyncio.Task[Any] | None] = set()
+        # The tasks in which disconnect handlers of the user's run, and for which namespace; `None`: for all.
+        self._disconnecting: dict[asyncio.Task[Any] | None, str | None] = {}
         self._message_handler = sio.eio.handlers["message"]
         self._disconnect_handler = sio.eio.handlers["disconnect"]
         sio.eio.on("message", self._on_message)
@@ -78,16 +79,20 @@ class Tap:
         """Whether a disconnect handler is at work."""
         return bool(self._disconnecting)
 
-    def in_disconnect_handler(self) -> bool:
-        """Whether the caller is the user's disconnect handler, upon whose return python-socketio waits to reconnect."""
-        return bool(self._disconnecting) and asyncio.current_task() in self._disconnecting
+    def in_disconnect_handler(self, namespace: str) -> bool:
+        """Whether the caller is the user's disconnect handler, and nothing arrives there before it has returned."""
+        if not self._disconnecting:
+            return False
+        return self._disconnecting.get(asyncio.current_task(), "") in {None, namespace}
 
     async def _on_message(self, data: Any) -> None:
-        if self._is_kick(data):
+        if (kicked := self._kicked(data)) is not None:
             # The server closes a namespace. python-socketio forgets the socket id only after the user's disconnect
             # handler, which may take its time.
-            self._each(lambda link: link.kicked(data))
-        elif not all(link.is_up for link in self.links.values()):
+            self._each(lambda link: link.lost("server disconnect"), kicked)
+            await self._handle_disconnect(kicked, self._message_handler, data)
+            return
+        if not all(link.is_up for link in self.links.values()):
             # A connect sets the socket id in the first step of the handler, before it waits for the user's: look right
             # after that step, so that a message emitted before connecting goes out before one from that handler.
             asyncio.get_running_loop().call_soon(self._look)
@@ -99,29 +104,40 @@ class Tap:
     async def _on_disconnect(self, reason: str) -> None:
         # Before the user's handler, which then finds the truth if she asks, and which may raise.
         self._each(lambda link: link.lost(reason))
-        task = asyncio.current_task()
-        first = task not in self._disconnecting
-        self._disconnecting.add(task)
-        try:
-            await self._disconnect_handler(reason)
-        finally:
-            if first:
-                self._disconnecting.discard(task)
+        self.connector.disconnected(reason)
+        await self._handle_disconnect(None, self._disconnect_handler, reason)
 
-    def _is_kick(self, data: Any) -> bool:
-        packet_class = self._sio.packet_class
-        if packet_class.uses_binary_events:
-            return isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT))
+    async def _handle_disconnect(self, namespace: str | None, handler: Callable[[Any], Any], what: Any) -> None:
+        task = asyncio.current_task()
+        outer = task in self._disconnecting
+        self._disconnecting.setdefault(task, namespace)
         try:
-            return bool(packet_class(encoded_packet=data).packet_type == socketio_packet.DISCONNECT)
+            await handler(what)
+        finally:
+            if not outer:
+                del self._disconnecting[task]
+            self._look()
+
+    def _kicked(self, data: Any) -> str | None:
+        """Return the namespace that the server closes with this packet, if it does."""
+        packet_class = self._sio.packet_class
+        if packet_class.uses_binary_events and not (
+            isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT))
+        ):
+            return None
+        try:
+            packet = packet_class(encoded_packet=data)
         except Exception:
-            return False
+            return None  # for python-socketio to complain about
+        return (packet.namespace or "/") if packet.packet_type == socketio_packet.DISCONNECT else None
 
     def _look(self) -> None:
         self._each(lambda link: link.look())
 
-    def _each(self, tell: Callable[[Link], None]) -> None:
+    def _each(self, tell: Callable[[Link], None], namespace: str | None = None) -> None:
         for link in tuple(self.links.values()):
+            if namespace not in {None, link.namespace}:
+                continue
             try:
                 tell(link)
             except Exception:
