@@ -27,6 +27,8 @@ _logger = logging.getLogger("reliable_emit")
 
 _CLOSE_TIMEOUT = 10.0
 _DISCONNECT_TIMEOUT = 1.0
+_BREATHER = 32
+"""After so many messages ``emit`` lets the event loop run: a loop of emits would else hold up what they are for."""
 
 
 class ReliableClient:
@@ -213,7 +215,10 @@ class ReliableClient:
             if overflow == "drop_newest":
                 return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
             self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
-        return await self._driver.accept(message, callback)
+        delivery = await self._driver.accept(message, callback)
+        if message.sequence % _BREATHER == 0:
+            await asyncio.sleep(0)
+        return delivery
 
     async def send(self, data: Any, **options: Any) -> Delivery:
         """:meth:`emit` an event named ``message``, as ``AsyncClient.send`` does."""

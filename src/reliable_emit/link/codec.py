@@ -67,11 +67,16 @@ class _TextCodec:
         return tuple(packet.data[1:])
 
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
+        if isinstance(frames, str):
+            return [self._put_in(frames, ack_id)]
         head, *attachments = _encoded(frames)
-        text = str(head)
+        if not isinstance(head, str):
+            raise TypeError("this message is for another serializer than the client's")
+        return [self._put_in(head, ack_id), *attachments]
+
+    def _put_in(self, text: str, ack_id: int | None) -> str:
         bracket = text.index("[")
-        number = "" if ack_id is None else str(ack_id)
-        return [f"{text[:bracket]}{self._prefix}{number}{text[bracket:]}", *attachments]
+        return f"{text[:bracket]}{self._prefix}{'' if ack_id is None else ack_id}{text[bracket:]}"
 
 
 class _MsgPackCodec:

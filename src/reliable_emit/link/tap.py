@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("reliable_emit")
 
+_TRAFFIC = {
+    str(kind)
+    for kind in (socketio_packet.EVENT, socketio_packet.ACK, socketio_packet.BINARY_EVENT, socketio_packet.BINARY_ACK)
+}
 _ATTRIBUTE = "_reliable_emit_tap"
 
 
@@ -37,6 +41,8 @@ class Tap:
         self.connector = Connector(sio, self.links)
         # The tasks in which disconnect handlers of the user's run, and for which namespace; `None`: for all.
         self._disconnecting: dict[asyncio.Task[Any] | None, str | None] = {}
+        # The default protocol tells its kind of packet by the first character.
+        self._is_text = sio.packet_class.decode is socketio_packet.Packet.decode
         self._message_handler = sio.eio.handlers["message"]
         self._disconnect_handler = sio.eio.handlers["disconnect"]
         sio.eio.on("message", self._on_message)
@@ -86,6 +92,11 @@ class Tap:
         return self._disconnecting.get(asyncio.current_task(), "") in {None, namespace}
 
     async def _on_message(self, data: Any) -> None:
+        if (
+            self._is_text and isinstance(data, str) and data[:1] in _TRAFFIC
+        ):  # most of all: nothing in them connects or disconnects
+            await self._message_handler(data)
+            return
         if (kicked := self._kicked(data)) is not None:
             # The server closes a namespace. python-socketio forgets the socket id only after the user's disconnect
             # handler, which may take its time.
@@ -120,13 +131,10 @@ class Tap:
 
     def _kicked(self, data: Any) -> str | None:
         """Return the namespace that the server closes with this packet, if it does."""
-        packet_class = self._sio.packet_class
-        if packet_class.uses_binary_events and not (
-            isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT))
-        ):
+        if self._is_text and not (isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT))):
             return None
         try:
-            packet = packet_class(encoded_packet=data)
+            packet = self._sio.packet_class(encoded_packet=data)
         except Exception:
             return None  # for python-socketio to complain about
         return (packet.namespace or "/") if packet.packet_type == socketio_packet.DISCONNECT else None
