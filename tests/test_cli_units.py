@@ -188,3 +188,9 @@ def test_the_picture_is_drawn_by_a_run_of_the_demo(tmp_path: Path, monkeypatch: 
     assert file.read_text(encoding="utf-8").startswith("<svg")
     monkeypatch.setattr(sys, "argv", ["picture"])
     assert picture.main() == 2
+
+
+def test_a_path_in_the_url_is_not_ignored() -> None:
+    with pytest.raises(CommandError, match="use --namespace /news if that is the namespace, and --path if"):
+        Target("http://localhost:3000/news").check()
+    Target("http://localhost:3000/").check()

@@ -61,6 +61,13 @@ class Target:
         except ValueError as error:
             known = repr(self.url) in str(error)
             raise CommandError(str(error) if known else f"{self.url!r} cannot be connected to: {error}", 2) from None
+        if (path := urllib.parse.urlsplit(self.url).path).strip("/"):
+            # In JavaScript it would be the namespace, and python-socketio ignores it.
+            raise CommandError(
+                f"{self.url!r} has a path: use --namespace {path} if that is the namespace, and --path if the server "
+                f"has Socket.IO somewhere else",
+                2,
+            )
 
 
 def quiet_client() -> socketio.AsyncClient:
