@@ -337,6 +337,31 @@ async def test_a_closed_client_sends_nothing_more(server: Server) -> None:
     assert server.arguments() == ["raw"]
 
 
+async def test_a_kick_during_the_connect_handler_is_not_forgotten(server: Server) -> None:
+    """python-socketio keeps the socket id then, although the server has closed the namespace."""
+    wrapped = sio()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    told: Log[str] = Log()
+    async with ReliableClient(wrapped) as client:
+
+        async def on_connect() -> None:
+            begun.set()
+            await go_on.wait()
+
+        wrapped.on("connect", on_connect)
+        client.on("disconnected", told.add)
+        connect = asyncio.ensure_future(client.connect(server.url, transports="websocket"))
+        await within(begun.wait())
+        kicked = wrapped.get_sid()
+        await server.sio.disconnect(kicked)
+        await told.has(1)
+        go_on.set()
+        await within(connect)
+        await settle()
+        assert wrapped.get_sid() == kicked
+        assert not client.connected
+
+
 # Several wrappers of one client.
 
 
