@@ -318,7 +318,8 @@ class ReliableClient:
         Nothing is accepted from the call on. What is still pending then stays in a durable outbox; otherwise it is
         given up as ``dropped``, and is among :meth:`dead_letters`. The wrapped client is disconnected if
         :meth:`connect` connected it, once the last ReliableClient around it is closed, and left alone otherwise.
-        Calling it again waits for the same end. Cancelling the call skips the waiting, not the ending.
+        Calling it again waits for the same end. Cancelling the call skips the waiting, not the ending; so does calling
+        it in a disconnect handler, before whose return nothing is acknowledged.
 
         Args:
             timeout: Seconds to wait for what is pending; 0: none.

@@ -92,9 +92,8 @@ class Tap:
         return self._disconnecting.get(asyncio.current_task(), "") in {None, namespace}
 
     async def _on_message(self, data: Any) -> None:
-        if (
-            self._is_text and isinstance(data, str) and data[:1] in _TRAFFIC
-        ):  # most of all: nothing in them connects or disconnects
+        if self._is_text and isinstance(data, str) and data[:1] in _TRAFFIC:
+            # Most packets are events and acknowledgements, and none of these connects or disconnects.
             await self._message_handler(data)
             return
         if (kicked := self._kicked(data)) is not None:
