@@ -196,7 +196,7 @@ async def website(status: int) -> AsyncIterator[str]:
     """An HTTP server that is no Socket.IO server."""
 
     async def page(_: web.Request) -> web.Response:
-        # Of an error no body: engineio closes the session before it reads one, and loses the status if it was not there.
+        # An error has no body: engineio closes the session before it reads one, and may lose the status with it.
         return web.Response(text="hello" if status == HTTP_OK else None, status=status)
 
     async with site(page) as url:
