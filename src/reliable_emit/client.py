@@ -94,7 +94,7 @@ class ReliableClient:
             overflow=overflow,
         )
         self._outbox: Outbox = MemoryOutbox() if outbox is None else outbox
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[int] | None = None
         self._closing: asyncio.Task[int] | None = None
         self._hurry = asyncio.Event()
         self._admission = Admission(max_pending if overflow == "wait" else None, lambda: len(self._outbox))
@@ -214,8 +214,10 @@ class ReliableClient:
                 raise OutboxFull(limit)
             if overflow == "drop_newest":
                 return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
-            self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
         delivery = await self._driver.accept(message, callback)
+        if limit is not None and overflow == "drop_oldest" and len(self._outbox) > limit:
+            # Afterwards: if the new one cannot be stored, nothing is given up for it.
+            self._driver.drop_oldest(delivery, f"{limit} messages were pending, and the oldest is dropped")
         if message.sequence % _BREATHER == 0:
             await asyncio.sleep(0)
         return delivery
@@ -355,8 +357,7 @@ class ReliableClient:
         remaining = len(self._outbox)
         if remaining:
             _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
-        if not self._outbox.durable:
-            self._driver.give_up_all()
+        self._driver.give_up_all()
         try:
             await self._driver.link.close(_DISCONNECT_TIMEOUT)
         finally:
@@ -457,7 +458,7 @@ class ReliableClient:
     def _start_opening(self) -> None:
         """Open the outbox, once, whoever asks first."""
         if self._opening is None:
-            self._opening = asyncio.ensure_future(self._outbox.open(self._driver.advance))
+            self._opening = asyncio.ensure_future(self._outbox.open(self._driver))
             self._opening.add_done_callback(self._opened)
 
     async def _open(self) -> None:
@@ -466,10 +467,10 @@ class ReliableClient:
         if self._opening is not None:
             await asyncio.shield(self._opening)
 
-    def _opened(self, opening: asyncio.Task[None]) -> None:
+    def _opened(self, opening: asyncio.Task[int]) -> None:
         error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
         if error is None:
-            self._driver.start()
+            self._driver.start(opening.result())
             self._admission.open()
         else:
             self._opening = None  # so that the next call tries again

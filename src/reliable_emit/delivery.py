@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Generator
 from typing import Any, Literal, Protocol
 
-from reliable_emit.errors import DeliveryFailed, Reason
+from reliable_emit.errors import ClientClosed, DeliveryFailed, Reason
 
 State = Literal["queued", "in_flight", "acknowledged", "dead"]
 
@@ -20,7 +20,15 @@ class Unencoded:
     arguments: tuple[Any, ...]
 
 
-Frames = str | bytes | tuple[str | bytes, ...] | Unencoded
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What a store holds in place of a snapshot, if it cannot be read: kept as it is, and never sent."""
+
+    stored: bytes
+    detail: str
+
+
+Frames = str | bytes | tuple[str | bytes, ...] | Unencoded | Unreadable
 """A message as Engine.IO carries it, but for the ack's id: one frame, or a text frame and its attachments."""
 
 CHAT_EVENT = "chat message"
@@ -55,7 +63,7 @@ class Message:
         offset: The client offset.
         event: The event's name.
         frames: The snapshot, encoded.
-        sequence: Its place in the order of acceptance in this process.
+        sequence: Its place in the order of acceptance, 0 if it never had one.
         ack_timeout: Seconds to wait for the acknowledgement of one attempt.
         retries: Attempts after the first one, ``None``: until acknowledged.
         accepted_at: When it was accepted, seconds of Unix time.
@@ -64,12 +72,15 @@ class Message:
         attempts: How many times it was sent.
         failures: How many attempts in this round got no acknowledgement on a live connection; `retries` bounds them.
         losses: How many times in a row the connection was lost while it was in flight.
+        doubtful: Whether a process that ended without a word may have sent it, once more than `attempts` tells.
     """
 
     __slots__ = (
+        "__weakref__",
         "accepted_at",
         "ack_timeout",
         "attempts",
+        "doubtful",
         "event",
         "expires_at",
         "failures",
@@ -104,9 +115,15 @@ class Message:
         self.attempts = 0
         self.failures = 0
         self.losses = 0
+        self.doubtful = False
 
     def __repr__(self) -> str:
         return f"<Message {self.event!r} {self.offset} {self.state}, attempts={self.attempts}>"
+
+    @property
+    def possibly_sent(self) -> bool:
+        """``False`` only when it was certainly never sent."""
+        return self.attempts > 0 or self.doubtful
 
     def renew(self) -> None:
         """Make it as good as new, under the same offset; what was sent of it stays counted."""
@@ -155,7 +172,7 @@ class DeadLetter:
     @property
     def possibly_delivered(self) -> bool:
         """``False`` only when it was certainly never sent."""
-        return self.message.attempts > 0
+        return self.message.possibly_sent
 
     @property
     def accepted_at(self) -> float:
@@ -172,17 +189,18 @@ class Owner(Protocol):
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot."""
 
-    def check_wait(self) -> None:
-        """Raise if waiting here would be waiting for ever."""
+    def awaited(self, delivery: Delivery) -> None:
+        """Somebody is about to wait: keep the handle, or raise if it would be waiting for ever."""
 
 
 class Delivery:
     """An awaitable handle on an accepted message.
 
     Awaiting it gives the server's reply, in the form that ``AsyncClient.call`` returns it (nothing: ``None``, one
-    value: that value, several: a tuple), or raises :class:`~reliable_emit.DeliveryFailed`. Any number of tasks may
-    await it, any number of times. Cancelling an awaiting task never cancels the delivery. A delivery that nobody awaits
-    makes no noise when it fails; the failure is logged and counted all the same.
+    value: that value, several: a tuple), or raises :class:`~reliable_emit.DeliveryFailed`; or, if the client is closed
+    while the message waits in a durable outbox, :class:`~reliable_emit.ClientClosed`. Any number of tasks may await it,
+    any number of times. Cancelling an awaiting task never cancels the delivery. A delivery that nobody awaits makes no
+    noise when it fails; the failure is logged and counted all the same.
     """
 
     __slots__ = ("__weakref__", "_callback", "_message", "_outcome", "_owner", "_waiters")
@@ -191,7 +209,7 @@ class Delivery:
         self._message = message
         self._owner = owner
         self._callback = callback
-        self._outcome: tuple[Any, ...] | DeliveryFailed | None = None
+        self._outcome: tuple[Any, ...] | DeliveryFailed | ClientClosed | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
 
     def __repr__(self) -> str:
@@ -230,7 +248,7 @@ class Delivery:
 
     def done(self) -> bool:
         """Whether it is settled: acknowledged or given up."""
-        return self._outcome is not None
+        return self._outcome is not None and not isinstance(self._outcome, ClientClosed)
 
     def cancel(self) -> bool:
         """Give the message up, and say whether it was certainly never sent.
@@ -241,13 +259,13 @@ class Delivery:
         """
         if self.done():
             return False
-        never_sent = self._message.attempts == 0
+        never_sent = not self._message.possibly_sent
         self._owner.cancel(self._message)
         return never_sent and self.done()
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._outcome is None:
-            self._owner.check_wait()
+            self._owner.awaited(self)
             # A future for each awaiting task: cancelling a task cancels the future it waits for.
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -262,6 +280,8 @@ class Delivery:
             case DeliveryFailed() as failure:
                 # One of its own for each awaiting task, or their tracebacks would pile up on a single exception.
                 raise DeliveryFailed(self, failure.reason, failure.attempts, failure.possibly_delivered, failure.detail)
+            case ClientClosed(detail=detail):
+                raise ClientClosed(detail)
             case (reply,):
                 return reply
             case ():
@@ -269,7 +289,7 @@ class Delivery:
             case replies:
                 return replies
 
-    def _settle(self, outcome: tuple[Any, ...] | DeliveryFailed) -> Callable[..., object] | None:
+    def _settle(self, outcome: tuple[Any, ...] | DeliveryFailed | ClientClosed) -> Callable[..., object] | None:
         """Wake those who wait, and return the callback that is due."""
         self._outcome = outcome
         for waiter in self._waiters or ():
@@ -277,4 +297,4 @@ class Delivery:
                 waiter.set_result(None)
         self._waiters = None
         callback, self._callback = self._callback, None
-        return None if isinstance(outcome, DeliveryFailed) else callback
+        return callback if isinstance(outcome, tuple) else None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from reliable_emit.delivery import DeadLetter, Delivery, Frames, Message
-from reliable_emit.errors import CLOSED, DeliveryFailed, Reason
+from reliable_emit.delivery import Delivery, Frames, Message
+from reliable_emit.errors import CLOSED, Reason
 from reliable_emit.expiry import Expiry
 from reliable_emit.flushing import Flushes
+from reliable_emit.handles import Handles
 from reliable_emit.hooks import Hooks, Stats
 from reliable_emit.link import Link
-from reliable_emit.outbox import Outbox
+from reliable_emit.outbox import Outbox, offset_taken
 from reliable_emit.policy import Policy
 from reliable_emit.sender import Acknowledge, Backoff, Command, EndAttempts, Fail, Hold, Phase, Send, Sender
+from reliable_emit.settling import Settling
 
 _logger = logging.getLogger("reliable_emit")
 
@@ -42,32 +44,33 @@ class Driver:
         self._policy = policy
         self._on_room = on_room
         self._sender = Sender(max_losses=policy.max_losses, on_exhausted=policy.on_exhausted)
-        self._deliveries: dict[str, Delivery] = {}
+        self._handles = Handles(self, durable=outbox.durable)
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._expiry = Expiry(self.advance, lambda: len(outbox))
+        self._expiry = Expiry(self.advance)
         self._flushes = Flushes(outbox)
         self._started = self._stopped = False
         self.link = Link(sio, namespace, self)
+        self._settling = Settling(outbox, self._handles, self.hooks, self.stats, self.link.codec.decode)
         self.link.look()
 
     # What the client asks for.
 
     def check_offset(self, offset: str) -> None:
-        """Raise if a pending message or a dead letter has that offset."""
-        if offset in self._deliveries or offset in self.outbox:
-            raise ValueError(
-                f"new_offset returned {offset!r}, which a pending message or a dead letter has already; "
-                f"it has to be unique"
-            )
+        """Raise if a pending message is known to have that offset; the outbox itself has the last word."""
+        if offset in self._handles:
+            raise offset_taken(offset)
 
     async def accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
         """Store a message and have it delivered in its turn."""
-        delivery = self._adopt(message, callback)
+        self._sequence += 1
+        message.sequence = self._sequence
+        delivery = self._handles.new(message, callback)
         try:
             await self.outbox.append(message)
-        except BaseException:
-            del self._deliveries[message.offset]
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):  # after which it may be stored all the same
+                self._handles.release(delivery)
             self._left()
             raise
         self.stats.accepted += 1
@@ -77,16 +80,17 @@ class Driver:
 
     def revive(self, offset: str) -> Delivery | None:
         """Have a dead letter delivered after all."""
-        message = self.outbox.revive(offset)
+        message = self.outbox.revive(offset, self._sequence + 1)
         if message is None:
             return None
-        delivery = self._adopt(message)
+        self._sequence += 1
+        delivery = self._handles.new(message)
         self.advance()
         return delivery
 
     def refuse(self, message: Message, detail: str) -> Delivery:
         """Make a message a dead letter that never was in the queue."""
-        delivery = self._adopt(message)
+        delivery = self._handles.new(message)
         self._perform(self._sender.withdraw(message, "dropped", detail))
         return delivery
 
@@ -99,25 +103,25 @@ class Driver:
         if not self._stopped:
             self.withdraw(message, "cancelled", "it was cancelled")
 
-    def drop_oldest(self, detail: str) -> None:
-        """Give up the oldest message that is not in flight; only if there is no other, the one that is."""
-        pending = iter(self.outbox)
-        oldest = next(pending, None)
-        if oldest is not None and oldest.state == "in_flight":
-            oldest = next(pending, oldest)
+    def drop_oldest(self, newest: Delivery, detail: str) -> None:
+        """Give up the oldest message before `newest`, one that is not in flight if there is one."""
+        before = [message for message in itertools.islice(self.outbox, 2) if message.offset != newest.offset]
+        oldest = next((message for message in before if message.state != "in_flight"), before[0] if before else None)
         if oldest is not None:
             self.withdraw(oldest, "dropped", detail)
 
     def delivery(self, message: Message) -> Delivery:
         """Return the handle on a pending message."""
-        delivery = self._deliveries.get(message.offset)
-        if delivery is None:
-            delivery = self._deliveries[message.offset] = Delivery(message, self)
-        return delivery
+        return self._handles.of(message)
 
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot."""
         return self.link.codec.decode(frames)
+
+    def awaited(self, delivery: Delivery) -> None:
+        """Somebody is about to wait for a delivery."""
+        self.check_wait()
+        self._handles.keep(delivery)
 
     def check_wait(self) -> None:
         """Raise in a disconnect handler: nothing is acknowledged before it has returned."""
@@ -161,7 +165,10 @@ class Driver:
         self._expiry.stop()
 
     def give_up_all(self) -> None:
-        """Settle what is pending as dropped."""
+        """Settle what is pending as dropped; or, if it stays in a durable outbox, say so to those who wait."""
+        if self.outbox.durable:
+            self._handles.leave_all(self.outbox.where)
+            return
         for message in list(self.outbox):
             self.withdraw(message, "dropped", CLOSED)
 
@@ -184,9 +191,22 @@ class Driver:
         self.hooks.fire("disconnected", reason)
         self._perform(self._sender.link_down())
 
-    def start(self) -> None:
-        """Send what the outbox has, now that it is open."""
+    def start(self, sequence: int) -> None:
+        """Send what the outbox has, now that it is open, and number new messages from there on."""
+        self._sequence = max(self._sequence, sequence)
         self._started = True
+        self.advance()
+
+    def loaded(self, messages: Sequence[Message]) -> None:
+        """The outbox has loaded what it had stored."""
+        for message in messages:
+            self._handles.rebind(message)
+            try:
+                self.link.codec.check(message.frames)
+            except TypeError as error:
+                self._run(self._sender.withdraw(message, "dropped", f"it cannot be read: {error}"))
+            else:
+                self._expiry.watch(message)
         self.advance()
 
     def advance(self) -> None:
@@ -199,12 +219,6 @@ class Driver:
             and (message := self.outbox.head()) is not None
         ):
             self._run(self._sender.load(message))
-
-    def _adopt(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
-        self._sequence += 1
-        message.sequence = self._sequence
-        delivery = self._deliveries[message.offset] = Delivery(message, self, callback)
-        return delivery
 
     def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
         self._perform(self._sender.acknowledged(message, reply))
@@ -238,11 +252,15 @@ class Driver:
                     self._stop_timer()
                     self.link.forget()
                 case Acknowledge(message, reply):
-                    self._acknowledge(message, reply)
+                    self._settling.acknowledged(message, reply)
+                    self._left()
                 case Backoff(message):
                     self._back_off(message)
                 case Fail(message, reason, detail):
-                    self._fail(message, reason, detail)
+                    # When a client is closed, that says it of all messages at once.
+                    level = logging.DEBUG if self._stopped else logging.WARNING
+                    self._settling.failed(message, reason, detail, level)
+                    self._left()
                 case Hold(message, detail):
                     _logger.error(
                         "%r (offset %s) is held at the head: %s; redeliver(offset), discard(offset) or resume()",
@@ -254,11 +272,7 @@ class Driver:
     def _send(self, message: Message) -> None:
         # The timer first: whatever the wrapped client makes of the message, it is not waited for beyond that time.
         self._timer = asyncio.get_running_loop().call_later(message.ack_timeout, self._timed_out)
-        self.stats.sent += 1
-        self.hooks.fire("sent", delivery := self.delivery(message))
-        if message.attempts > 1:
-            self.stats.retried += 1
-            self.hooks.fire("retried", delivery)
+        self._settling.sent(message)
         try:
             self.link.request(message.frames, lambda reply: self._acknowledged(message, reply))
         except Exception as error:
@@ -286,51 +300,6 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _acknowledge(self, message: Message, reply: tuple[Any, ...]) -> None:
-        self.stats.acknowledged += 1
-        self._keep_books(self.outbox.remove, message)
-        self._settle(message, reply, "acknowledged")
-
-    def _fail(self, message: Message, reason: Reason, detail: str) -> None:
-        setattr(self.stats, reason, getattr(self.stats, reason) + 1)
-        hook = None
-        if reason == "cancelled":
-            self._keep_books(self.outbox.remove, message)
-        else:
-            _logger.log(
-                logging.DEBUG if self._stopped else logging.WARNING,  # the client's closing says it of all at once
-                "%r (offset %s) is given up: %s after %d attempts: %s",
-                message.event,
-                message.offset,
-                reason,
-                message.attempts,
-                detail,
-            )
-            letter = DeadLetter(message, reason, detail, time.time(), self.link.codec.decode)
-            self._keep_books(self.outbox.bury, letter)
-            hook = "dead_lettered"
-        failure = DeliveryFailed(self.delivery(message), reason, message.attempts, message.attempts > 0, detail)
-        if reason == "dropped":
-            self.hooks.fire("dropped", failure.delivery)
-        self._settle(message, failure, hook)
-
-    def _settle(self, message: Message, outcome: tuple[Any, ...] | DeliveryFailed, hook: str | None) -> None:
-        delivery = self.delivery(message)
-        del self._deliveries[message.offset]
-        callback = delivery._settle(outcome)  # noqa: SLF001 - the driver's own side of the handle
-        if callback is not None and isinstance(outcome, tuple):
-            self.hooks.call_soon(f"the callback of {message.event!r}", callback, outcome)
-        if hook is not None:
-            self.hooks.fire(hook, delivery)
-        self._left()
-
-    def _keep_books(self, entry: Callable[[Any], None], what: Any) -> None:
-        # The message is settled, whatever becomes of its record: a record that stays costs a repetition, no message.
-        try:
-            entry(what)
-        except Exception:
-            _logger.exception("the outbox could not record what became of %r", what)
 
     def _left(self) -> None:
         self._flushes.look()

@@ -13,8 +13,8 @@ Reason = Literal["exhausted", "expired", "rejected", "cancelled", "dropped"]
 """Why a message was given up.
 
 ``exhausted``: all attempts failed. ``expired``: its time to live ran out. ``rejected``: the server refused it for good.
-``cancelled``: you cancelled or discarded it. ``dropped``: the overflow policy chose it, or a client whose outbox is not
-durable was closed while it was pending.
+``cancelled``: you cancelled or discarded it. ``dropped``: the overflow policy chose it, a client whose outbox is not
+durable was closed while it was pending, or what a durable outbox has of it cannot be read.
 """
 
 
@@ -45,11 +45,14 @@ class OutboxLocked(ReliableEmitError):
 
     Attributes:
         path: The outbox, as its maker named it.
+        process: The process that owns it, if that is known.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"the outbox {path} is in use by another client; close that one first, or use an outbox each")
+    def __init__(self, path: str, process: int | None = None) -> None:
+        owner = "another client" if process is None else f"process {process}"
+        super().__init__(f"the outbox {path} is in use by {owner}; end that one first, or use an outbox each")
         self.path = path
+        self.process = process
 
 
 class OutboxCorrupt(ReliableEmitError):
@@ -57,6 +60,7 @@ class OutboxCorrupt(ReliableEmitError):
 
     Attributes:
         path: The outbox, as its maker named it.
+        detail: What is wrong, in words.
     """
 
     def __init__(self, path: str, detail: str) -> None:
@@ -67,11 +71,26 @@ class OutboxCorrupt(ReliableEmitError):
         self.detail = detail
 
 
-class ClientClosed(ReliableEmitError):
-    """The client is closed: it accepts nothing any more."""
+class OutboxUnavailable(ReliableEmitError):
+    """The outbox cannot be opened or written to; what it has accepted before stays in it.
 
-    def __init__(self) -> None:
-        super().__init__("the client is closed; nothing was queued. Wrap the AsyncClient in a new ReliableClient")
+    Attributes:
+        path: The outbox, as its maker named it.
+        detail: What is wrong, in words.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"the outbox {path} cannot be used: {detail}. Nothing was queued by this call")
+        self.path = path
+        self.detail = detail
+
+
+class ClientClosed(ReliableEmitError):
+    """The client is closed: it accepts nothing, and delivers nothing, any more."""
+
+    def __init__(self, detail: str = "nothing was queued. Wrap the AsyncClient in a new ReliableClient") -> None:
+        super().__init__(f"the client is closed; {detail}")
+        self.detail = detail
 
 
 class FlushTimeout(ReliableEmitError, TimeoutError):

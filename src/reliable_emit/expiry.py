@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import weakref
 from collections.abc import Callable
 
 from reliable_emit.delivery import Message
 
 _SLACK = 64
 
+_Entry = tuple[float, int, "weakref.ref[Message]"]
+
 
 class Expiry:
     """One timer for all messages with a time to live.
 
+    It keeps no message alive: one that only a durable outbox has any more is watched again when that has loaded it.
+
     Args:
         on_due: Called when there is something due.
-        pending: How many messages are pending.
     """
 
-    def __init__(self, on_due: Callable[[], None], pending: Callable[[], int]) -> None:
+    def __init__(self, on_due: Callable[[], None]) -> None:
         self._on_due = on_due
-        self._pending = pending
-        self._heap: list[tuple[float, int, Message]] = []
+        self._heap: list[_Entry] = []
+        self._next_clean_up = _SLACK
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, message: Message) -> None:
         """Watch a message, if it has a time to live."""
         if message.expires_at is None:
             return
-        if len(self._heap) > 2 * self._pending() + _SLACK:
+        if len(self._heap) >= self._next_clean_up:
             # Settled messages leave the heap when their time comes; with a long one they would pile up.
-            self._heap = [entry for entry in self._heap if _counts(entry)]
+            self._heap = [entry for entry in self._heap if _pending(entry)]
             heapq.heapify(self._heap)
-        heapq.heappush(self._heap, (message.expires_at, message.sequence, message))
+            self._next_clean_up = 2 * len(self._heap) + _SLACK
+        heapq.heappush(self._heap, (message.expires_at, message.sequence, weakref.ref(message)))
         self._arm()
 
     def stop(self) -> None:
@@ -50,9 +55,9 @@ class Expiry:
             return []
         due = []
         while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)
-            if _counts(entry):
-                due.append(entry[2])
+            message = _pending(heapq.heappop(self._heap))
+            if message is not None:
+                due.append(message)
         self._arm()
         return due
 
@@ -60,12 +65,15 @@ class Expiry:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._heap and not _counts(self._heap[0]):
+        while self._heap and _pending(self._heap[0]) is None:
             heapq.heappop(self._heap)
         if self._heap:
             self._timer = asyncio.get_running_loop().call_at(self._heap[0][0], self._on_due)
 
 
-def _counts(entry: tuple[float, int, Message]) -> bool:
-    at, _, message = entry
-    return message.state in {"queued", "in_flight"} and message.expires_at == at  # else it was redelivered since
+def _pending(entry: _Entry) -> Message | None:
+    at, _, reference = entry
+    message = reference()
+    if message is None or message.state not in {"queued", "in_flight"} or message.expires_at != at:
+        return None  # with another time, it was redelivered since
+    return message

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from socketio import packet as socketio_packet
 
-from reliable_emit.delivery import Frames, Unencoded
+from reliable_emit.delivery import Frames, Unencoded, Unreadable
 
 
 class Codec(Protocol):
@@ -27,6 +27,9 @@ class Codec(Protocol):
 
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot, without the event's name."""
+
+    def check(self, frames: Frames) -> None:
+        """Raise `TypeError` if this is no snapshot of this codec's; one that comes from storage may be another's."""
 
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
         """Return the frames to send; with an id they ask for an acknowledgement."""
@@ -60,18 +63,24 @@ class _TextCodec:
         return encoded  # type: ignore[no-any-return]
 
     def decode(self, frames: Frames) -> tuple[Any, ...]:
+        self.check(frames)
         head, *attachments = _encoded(frames)
         packet = self._packet_class(encoded_packet=head)
         for attachment in attachments:
             packet.add_attachment(attachment)
         return tuple(packet.data[1:])
 
+    def check(self, frames: Frames) -> None:
+        head = frames if isinstance(frames, str) else _encoded(frames)[0]
+        if not isinstance(head, str) or head[:1] not in "25" or "[" not in head:
+            raise TypeError(_ANOTHERS)
+
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
         if isinstance(frames, str):
             return [self._put_in(frames, ack_id)]
         head, *attachments = _encoded(frames)
         if not isinstance(head, str):
-            raise TypeError("this message is for another serializer than the client's")
+            raise TypeError(_ANOTHERS)
         return [self._put_in(head, ack_id), *attachments]
 
     def _put_in(self, text: str, ack_id: int | None) -> str:
@@ -98,9 +107,14 @@ class _MsgPackCodec:
         return encoded
 
     def decode(self, frames: Frames) -> tuple[Any, ...]:
+        self.check(frames)
         # Not with the packet class, which sends keys that are no text but does not read them.
         packet = self._msgpack.loads(_encoded(frames)[0], ext_hook=self._packet_class.ext_hook, strict_map_key=False)
         return tuple(packet["data"][1:])
+
+    def check(self, frames: Frames) -> None:
+        if not isinstance(frames, bytes) or not frames.startswith(self._THREE_ENTRIES):
+            raise TypeError(_ANOTHERS)
 
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
         (snapshot,) = _encoded(frames)
@@ -129,21 +143,31 @@ class _AnyCodec:
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         return _unencoded(frames).arguments
 
+    def check(self, frames: Frames) -> None:
+        _unencoded(frames)
+
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
         snapshot = _unencoded(frames)
         encoded = _encode(self._packet_class, snapshot.event, snapshot.arguments, self._namespace, ack_id)
         return encoded if isinstance(encoded, list) else [encoded]
 
 
+_ANOTHERS = "it was encoded by another serializer than the client's"
+
+
 def _encoded(frames: Frames) -> tuple[str | bytes, ...]:
+    if isinstance(frames, Unreadable):
+        raise TypeError(frames.detail)
     if isinstance(frames, Unencoded):
-        raise TypeError("this message is for another serializer than the client's")
+        raise TypeError(_ANOTHERS)
     return (frames,) if isinstance(frames, str | bytes) else frames
 
 
 def _unencoded(frames: Frames) -> Unencoded:
+    if isinstance(frames, Unreadable):
+        raise TypeError(frames.detail)
     if not isinstance(frames, Unencoded):
-        raise TypeError("this message was encoded by another serializer than the client's")
+        raise TypeError(_ANOTHERS)
     return frames
 
 

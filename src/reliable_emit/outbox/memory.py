@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from reliable_emit.delivery import DeadLetter, Message
 from reliable_emit.errors import OutboxLocked
+from reliable_emit.outbox.base import OutboxOwner, offset_taken
 from reliable_emit.policy import count
 
 _logger = logging.getLogger("reliable_emit")
@@ -32,11 +33,13 @@ class MemoryOutbox:
         self._evicted = 0
         self._open = False
 
-    async def open(self, on_ready: Callable[[], None]) -> None:
+    async def open(self, owner: OutboxOwner) -> int:
         """Take ownership."""
         if self._open:
             raise OutboxLocked(repr(self))
         self._open = True
+        owner.loaded(list(self._pending.values()))
+        return max((message.sequence for message in self), default=0)
 
     async def close(self) -> None:
         """Give up ownership."""
@@ -45,11 +48,16 @@ class MemoryOutbox:
 
     async def append(self, message: Message) -> None:
         """Accept a message."""
+        if message.offset in self._pending or message.offset in self._dead:
+            raise offset_taken(message.offset)
         self._pending[message.offset] = message
 
     def head(self) -> Message | None:
         """Return the oldest pending message."""
         return next(iter(self._pending.values()), None)
+
+    def attempted(self, message: Message) -> None:
+        """Nothing is remembered for longer than the message itself."""
 
     def remove(self, message: Message) -> None:
         """Forget a pending message."""
@@ -76,9 +84,6 @@ class MemoryOutbox:
         """Return the pending message with that offset."""
         return self._pending.get(offset)
 
-    def __contains__(self, offset: str) -> bool:
-        return offset in self._pending or offset in self._dead
-
     def __len__(self) -> int:
         return len(self._pending)
 
@@ -89,12 +94,13 @@ class MemoryOutbox:
         """The dead letters, oldest first."""
         return list(self._dead.values())
 
-    def revive(self, offset: str) -> Message | None:
+    def revive(self, offset: str, sequence: int) -> Message | None:
         """Make a dead letter pending again."""
         letter = self._dead.pop(offset, None)
         if letter is None:
             return None
         letter.message.renew()
+        letter.message.sequence = sequence
         self._pending[offset] = letter.message
         return letter.message
 
