@@ -10,11 +10,12 @@ from reliable_emit.errors import (
     OutboxCorrupt,
     OutboxFull,
     OutboxLocked,
+    OutboxUnavailable,
     ReliableEmitError,
 )
 from reliable_emit.hooks import Stats
 from reliable_emit.offsets import ClientOffsets, random_offset
-from reliable_emit.outbox import MemoryOutbox, Outbox
+from reliable_emit.outbox import MemoryOutbox, Outbox, OutboxOwner, SQLiteOutbox
 
 __all__ = [
     "CallTimeout",
@@ -29,8 +30,11 @@ __all__ = [
     "OutboxCorrupt",
     "OutboxFull",
     "OutboxLocked",
+    "OutboxOwner",
+    "OutboxUnavailable",
     "ReliableClient",
     "ReliableEmitError",
+    "SQLiteOutbox",
     "Stats",
     "random_offset",
 ]

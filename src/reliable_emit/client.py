@@ -282,10 +282,8 @@ class ReliableClient:
         """
         self._check_open()
         sent = self._driver.link.send_volatile(self._composer.volatile(event, data))
-        if sent:
-            self._driver.stats.volatile_sent += 1
-        else:
-            self._driver.stats.volatile_dropped += 1
+        self._driver.stats.volatile_sent += sent
+        self._driver.stats.volatile_dropped += not sent
         return sent
 
     # Waiting and ending.
@@ -361,7 +359,9 @@ class ReliableClient:
         try:
             await self._driver.link.close(_DISCONNECT_TIMEOUT)
         finally:
-            if self._opening is not None and self._opening.done():
+            if self._opening is not None and not self._opening.done():
+                self._opening.cancel()
+            elif self._opening is not None:
                 await self._outbox.close()
         return remaining
 
@@ -410,7 +410,10 @@ class ReliableClient:
 
         Raises:
             KeyError: Nothing has that offset.
+            ClientClosed: The client is closed, and the outbox, which is durable, may be another's by now.
         """
+        if self._outbox.durable:
+            self._check_open()
         message = self._outbox.get(offset)
         if message is not None:
             self._driver.withdraw(message, "cancelled", "it was discarded")

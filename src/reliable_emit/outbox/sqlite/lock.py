@@ -1,0 +1,81 @@
+"""Who owns the file: one process at a time, and in it one outbox; the lock dies with its owner, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+from reliable_emit.errors import OutboxLocked
+
+if sys.platform == "win32":  # pragma: no cover - not the platform that the tests run on
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        # Not flock(), whose locks a forked child keeps beyond its parent's death.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _FAR)
+
+
+_FAR = 1 << 20
+"""The byte that is locked; far from the owner's number, which others may read."""
+
+# Such a lock is the process's: it keeps no second outbox in the same process out, and goes with the first descriptor of
+# the file that is closed here. So nobody in this process touches the file of a lock that is held in it.
+_held: dict[str, int] = {}
+_guard = threading.Lock()
+
+
+class Lock:
+    """The lock on an outbox, held from the moment it is made.
+
+    It is a file of its own beside the database, and is never deleted: who waits for one that is deleted and made anew
+    may hold another than who comes later.
+
+    Args:
+        path: The database.
+
+    Raises:
+        OutboxLocked: Somebody else holds it.
+        OSError: The file of the lock cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._key = os.path.realpath(path)
+        with _guard:
+            if _held.get(self._key) == os.getpid():
+                raise OutboxLocked(str(path), os.getpid())
+            descriptor = os.open(f"{self._key}-lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor)
+            except OSError:
+                process = _number(descriptor)
+                os.close(descriptor)
+                raise OutboxLocked(str(path), process) from None
+            self._descriptor: int | None = descriptor
+            _held[self._key] = os.getpid()
+        with contextlib.suppress(OSError):  # it is for people; a full disk must not keep anybody out
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others own the outbox."""
+        with _guard:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+                _held.pop(self._key, None)
+
+
+def _number(descriptor: int) -> int | None:
+    try:
+        return int(os.read(descriptor, 32))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,329 @@
+"""The SQLite file, for the one thread that writes to it. Plain SQLite, and blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from reliable_emit.delivery import Message
+from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
+from reliable_emit.outbox.sqlite import rows
+from reliable_emit.outbox.sqlite.lock import Lock
+from reliable_emit.outbox.sqlite.rows import Clock, Column, Row
+
+Synchronous = Literal["full", "normal"]
+
+APPLICATION_ID = 0x52456D4F  # "REmO", in the file's header: how an outbox is told from any other database
+SCHEMA = [
+    """
+    CREATE TABLE message (
+        sequence INTEGER PRIMARY KEY,
+        client_offset TEXT NOT NULL UNIQUE,
+        event TEXT NOT NULL,
+        frames BLOB NOT NULL,
+        ack_timeout REAL NOT NULL,
+        retries INTEGER,
+        accepted_at REAL NOT NULL,
+        expires_at REAL,
+        attempts INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        losses INTEGER NOT NULL
+    );
+    CREATE TABLE dead_letter (
+        number INTEGER PRIMARY KEY,
+        client_offset TEXT NOT NULL UNIQUE,
+        event TEXT NOT NULL,
+        frames BLOB NOT NULL,
+        ack_timeout REAL NOT NULL,
+        retries INTEGER,
+        accepted_at REAL NOT NULL,
+        attempts INTEGER NOT NULL,
+        doubtful INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        died_at REAL NOT NULL
+    );
+    CREATE TABLE state (
+        closed INTEGER NOT NULL, -- whether the last owner said goodbye
+        doubtful_to INTEGER NOT NULL -- the messages up to this sequence may have been sent without a note of it
+    );
+    INSERT INTO state VALUES (1, 0);
+    """,
+]
+"""What makes each version of the schema out of the one before; the file's ``user_version`` says which ones it has."""
+
+_INSERT = (
+    f"INSERT OR IGNORE INTO message ({rows.MESSAGE}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+    f"WHERE NOT EXISTS (SELECT 1 FROM dead_letter WHERE client_offset = ?2)"
+)
+_BURY = f"INSERT OR REPLACE INTO dead_letter ({rows.LETTER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_BUSY = 5.0
+"""Seconds that a statement waits for the lock of a program that is no outbox, such as a person with a shell."""
+_WAL_LIMIT = 4_000_000
+_VACUUM_STEP = 256
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """What is written together; in this order, each row as `rows` makes it.
+
+    Attributes:
+        removed: The sequences of messages that are pending no more.
+        forgotten: The offsets of dead letters that are none any more.
+        letters: New dead letters.
+        attempts: ``(attempts, failures, losses, sequence)`` of messages.
+        inserts: New messages.
+    """
+
+    removed: list[int] = dataclasses.field(default_factory=list)
+    forgotten: list[Column] = dataclasses.field(default_factory=list)
+    letters: list[Row] = dataclasses.field(default_factory=list)
+    attempts: list[tuple[int, int, int, int]] = dataclasses.field(default_factory=list)
+    inserts: list[Row] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """Messages that were read, all that are stored up to `end`; `complete` if there are no others behind them."""
+
+    messages: list[Message]
+    end: int
+    complete: bool
+
+
+class Store:
+    """The file, open and owned.
+
+    Args:
+        path: The file; made if there is none.
+        synchronous: ``"full"``: a commit is on the disk when it returns. ``"normal"``: it is with the operating system.
+        clock: The clocks.
+
+    Raises:
+        OutboxLocked: Somebody else owns it.
+        OutboxCorrupt: It is damaged, or no outbox.
+        OutboxUnavailable: It cannot be opened or made, or is of a newer version.
+    """
+
+    def __init__(self, path: Path, synchronous: Synchronous, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._doubtful_to = 0
+        self._files: dict[str, tuple[int, int]] = {}
+        try:
+            self._lock = Lock(path)
+        except OSError as error:
+            raise OutboxUnavailable(str(path), _explain_os(path, error)) from None
+        try:
+            self._db = self._open(synchronous)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, synchronous: Synchronous) -> sqlite3.Connection:
+        wal = Path(f"{self._path}-wal")
+        if wal.exists() and wal.stat().st_size and not (self._path.exists() and self._path.stat().st_size):
+            # SQLite would take it for a new database, and throw the log away: all that is left of the messages.
+            raise OutboxCorrupt(
+                str(self._path), f"the file is empty or gone, but its write-ahead log {wal.name} is there"
+            )
+        try:
+            # Used by the worker's thread, which may not be the one that closes it. Transactions are begun by hand.
+            db = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+        try:
+            self._db = db
+            self._prepare(synchronous)
+        except sqlite3.Error as error:
+            db.close()
+            raise self._explain(error) from None
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, synchronous: Synchronous) -> None:
+        self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        application, version, tables = (
+            self._number("PRAGMA application_id"),
+            self._number("PRAGMA user_version"),
+            self._number("SELECT count(*) FROM sqlite_master"),
+        )
+        if application != APPLICATION_ID and (application or version or tables):
+            raise OutboxCorrupt(str(self._path), "it is another program's database")
+        if version > len(SCHEMA):
+            raise OutboxUnavailable(
+                str(self._path),
+                f"a newer reliable-emit has written it (schema {version}, this one knows {len(SCHEMA)}); "
+                f"use that one, or another file",
+            )
+        if not tables:
+            self._db.execute("PRAGMA auto_vacuum = incremental")  # possible only before there is anything
+        (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise OutboxUnavailable(str(self._path), "its file system cannot have a write-ahead log; use a local disk")
+        self._db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+        # In one transaction: whoever is killed in here leaves the file as it was, never half prepared.
+        self._db.execute("BEGIN IMMEDIATE")
+        for number, script in enumerate(SCHEMA[version:], version + 1):
+            for statement in filter(str.strip, script.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {number}")
+        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        closed, self._doubtful_to = self._db.execute("SELECT closed, doubtful_to FROM state").fetchone()
+        if not closed:
+            self._doubtful_to = max(self._doubtful_to, self._last())
+        self._db.execute("UPDATE state SET closed = 0, doubtful_to = ?", (self._doubtful_to,))
+        self._db.execute("COMMIT")
+        self._files = {name: _identity(name) for name in (str(self._path), f"{self._path}-wal")}
+
+    def _last(self) -> int:
+        return self._number("SELECT coalesce(max(sequence), 0) FROM message")
+
+    def last(self) -> int:
+        """Return the highest sequence there was, or one above it."""
+        return max(self._last(), self._doubtful_to)
+
+    def count(self) -> int:
+        """Return how many messages are pending."""
+        return self._number("SELECT count(*) FROM message")
+
+    def load(self, after: int, messages: int, size: int) -> Loaded:
+        """Read the pending messages behind a sequence: up to that many, and no further once there are `size` bytes.
+
+        Raises:
+            OutboxCorrupt: The file is damaged.
+            OutboxUnavailable: It cannot be read.
+        """
+        found: list[Message] = []
+        try:
+            for row in self._db.execute(
+                f"SELECT {rows.MESSAGE} FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, messages)
+            ):
+                found.append(rows.message_of(row, self._doubtful_to, self._clock))
+                size -= len(row[3])
+                if size <= 0:
+                    break
+            end = found[-1].sequence if found else after
+            (more,) = self._db.execute("SELECT EXISTS (SELECT 1 FROM message WHERE sequence > ?)", (end,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._explain(error) from None
+        return Loaded(found, end, complete=not more)
+
+    def write(self, batches: Sequence[Batch]) -> list[set[int]]:
+        """Write the batches in one transaction, and return for each the sequences whose offset was taken.
+
+        Raises:
+            OutboxCorrupt: The file is damaged.
+            OutboxUnavailable: It cannot be written to. Either way, nothing at all was written.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            refused = [self._write(batch) for batch in batches]
+            self._check_files()
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise self._explain(error) from None
+        except BaseException:
+            self._roll_back()
+            raise
+        return refused
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _write(self, batch: Batch) -> set[int]:
+        many = self._db.executemany
+        if batch.removed:
+            many("DELETE FROM message WHERE sequence = ?", [(sequence,) for sequence in batch.removed])
+        if batch.forgotten:
+            many("DELETE FROM dead_letter WHERE client_offset = ?", [(offset,) for offset in batch.forgotten])
+        if batch.letters:
+            many(_BURY, batch.letters)
+        if batch.attempts:
+            many("UPDATE message SET attempts = ?, failures = ?, losses = ? WHERE sequence = ?", batch.attempts)
+        if not batch.inserts or many(_INSERT, batch.inserts).rowcount == len(batch.inserts):
+            return set()
+        # Looked up one by one only now: an offset that is taken is a mistake, and rare.
+        return {
+            sequence
+            for sequence in (cast("int", row[0]) for row in batch.inserts)
+            if not self._number("SELECT EXISTS (SELECT 1 FROM message WHERE sequence = ?)", sequence)
+        }
+
+    def _check_files(self) -> None:
+        """Raise if somebody has taken the file away: SQLite would go on writing where nobody can find it again."""
+        for name, identity in self._files.items():
+            if _identity(name) != identity:
+                raise OutboxUnavailable(
+                    str(self._path),
+                    f"{name} was deleted or replaced while it was in use. What it had is still being delivered, as "
+                    f"long as this process lives; then open the outbox anew",
+                )
+
+    def tidy(self) -> bool:
+        """Do one small step of giving back space that is not used any more, and say whether there is more to do."""
+        try:
+            if self._number("PRAGMA freelist_count") > _VACUUM_STEP:
+                self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
+                return True
+            wal = f"{self._path}-wal"
+            if os.path.exists(wal) and os.path.getsize(wal) > 0:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except (sqlite3.Error, OSError):
+            pass  # somebody reads, or the disk is full: there is no hurry
+        return False
+
+    def close(self, *, closed: bool) -> None:
+        """Close the file and let go of it; `closed` if all that happened was written down."""
+        try:
+            with contextlib.suppress(sqlite3.Error, ReliableEmitError):
+                if closed:
+                    self._check_files()
+                    self._db.execute("UPDATE state SET closed = 1")
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+        finally:
+            self._lock.release()
+
+    def _number(self, query: str, *arguments: Column) -> int:
+        (value,) = self._db.execute(query, arguments).fetchone()
+        return int(value)
+
+    def _explain(self, error: sqlite3.Error) -> ReliableEmitError:
+        return explain(self._path, error)
+
+
+def explain(path: Path, error: sqlite3.Error) -> ReliableEmitError:
+    """Return the error to raise for one of SQLite's."""
+    # The extended codes have the plain one in their lowest byte.
+    if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+        return OutboxCorrupt(str(path), str(error))
+    if path.is_dir():
+        return OutboxUnavailable(str(path), "it is a directory; give a file in it")
+    return OutboxUnavailable(str(path), str(error))
+
+
+def _explain_os(path: Path, error: OSError) -> str:
+    parent = path.parent
+    if not parent.exists():
+        return f"the directory {parent} does not exist"
+    return f"{error.strerror or error} ({error.filename or path})"
+
+
+def _identity(name: str) -> tuple[int, int]:
+    try:
+        found = os.stat(name)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

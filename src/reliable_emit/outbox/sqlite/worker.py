@@ -1,0 +1,159 @@
+"""The thread that owns the file.
+
+A commit that waits for the disk must not hold up the event loop, so it runs elsewhere; and since a hop to a thread and
+back costs about as much as a commit, whatever has come meanwhile shares the next one (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from reliable_emit.outbox.sqlite.store import Batch, Store
+
+_logger = logging.getLogger("reliable_emit")
+
+_GROUP = 16
+"""Batches in a transaction; each is bounded by who makes it."""
+_IDLE = 0.25
+"""Seconds without anything to do after which space is given back."""
+
+_TIDY = 0.25
+"""Seconds at its end."""
+
+Done = Callable[[Any, BaseException | None], None]
+Job = Batch | Callable[[Store], Any]
+
+
+class Worker:
+    """Does jobs one after the other, and tells the event loop what became of them, in their order.
+
+    The thread is a daemon: it keeps no interpreter from exiting, and what it was about to write is lost then as it is
+    with a kill. A job is a `Batch` to write, or a function of the open `Store`.
+
+    Args:
+        make: Opens the store; called in the thread.
+        name: For the thread.
+    """
+
+    def __init__(self, make: Callable[[], Store], name: str) -> None:
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[tuple[Job, Done] | bool] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._opened = self._loop.create_future()
+        self._ended = self._loop.create_future()
+
+    def start(self) -> asyncio.Future[None]:
+        """Begin, and return a future for the opening; its error is what `make` raised."""
+        self._thread.start()
+        return self._opened
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Do a job, and call `done` with its result or its error: for a batch, the sequences that were refused."""
+        self._jobs.put((job, done))
+
+    def stop(self, *, closed: bool) -> asyncio.Future[None]:
+        """Close the store after the jobs so far, and return a future for that.
+
+        Args:
+            closed: Whether all that happened was written down.
+        """
+        self._jobs.put(closed)
+        return self._ended
+
+    def abandon(self) -> None:
+        """End without a word, after the jobs so far; for who cannot wait. May be called from anywhere."""
+        self._jobs.put(False)
+
+    def _run(self) -> None:
+        try:
+            store = self._make()
+        except BaseException as error:
+            self._post(_set, self._opened, error)
+            return
+        self._post(_set, self._opened, None)
+        try:
+            closed = self._work(store)
+        except BaseException:
+            _logger.exception("the outbox's thread failed")
+            closed = False
+        deadline = time.monotonic() + _TIDY
+        while closed and time.monotonic() < deadline and store.tidy():
+            pass
+        store.close(closed=closed)
+        self._post(_set, self._ended, None)
+
+    def _work(self, store: Store) -> bool:
+        untidy = False
+        while True:
+            try:
+                first = self._jobs.get(timeout=_IDLE) if untidy else self._jobs.get()
+            except queue.Empty:
+                untidy = store.tidy()
+                while untidy and self._jobs.empty():
+                    untidy = store.tidy()
+                continue
+            following: Any = first
+            group: list[tuple[Batch, Done]] = []
+            while isinstance(following, tuple) and isinstance(following[0], Batch):
+                group.append((following[0], following[1]))
+                if len(group) == _GROUP:
+                    following = _NOTHING
+                    break
+                try:
+                    following = self._jobs.get_nowait()
+                except queue.Empty:
+                    following = _NOTHING
+            if group:
+                self._write(store, group)
+                untidy = True
+            if following is _NOTHING:
+                continue
+            if isinstance(following, bool):
+                return following
+            job, done = following
+            self._do(store, job, done)
+
+    def _write(self, store: Store, group: list[tuple[Batch, Done]]) -> None:
+        try:
+            refused = store.write([batch for batch, _ in group])
+        except BaseException as error:
+            self._post(_tell, [(done, None, error) for _, done in group])
+        else:
+            self._post(_tell, [(done, result, None) for (_, done), result in zip(group, refused, strict=True)])
+
+    def _do(self, store: Store, job: Callable[[Store], Any], done: Done) -> None:
+        try:
+            result = job(store)
+        except BaseException as error:
+            self._post(_tell, [(done, None, error)])
+        else:
+            self._post(_tell, [(done, result, None)])
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+_NOTHING = object()
+
+
+def _tell(results: list[tuple[Done, Any, BaseException | None]]) -> None:
+    for done, result, error in results:
+        done(result, error)
+
+
+def _set(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
