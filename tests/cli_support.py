@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pty
 import re
 import signal
 import sqlite3
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from socketio.packet import Packet
+
+from reliable_emit import DeadLetter, SQLiteOutbox
+from reliable_emit.delivery import Frames, Message
+from reliable_emit.link.codec import codec_for
 
 PATIENCE = 30.0
 PROGRAM = (sys.executable, "-m", "reliable_emit")
@@ -113,6 +119,59 @@ async def child(
         process._transport.close()  # type: ignore[attr-defined]  # or the pipe to its input is a ResourceWarning
 
 
+async def at_a_terminal(
+    *arguments: str,
+    typed: bytes = b"",
+    stdin_too: bool = False,
+    stdout_too: bool = False,
+    columns: int = 100,
+    sign: bytes = b"connected to",
+) -> tuple[int, str]:
+    """Run it with a terminal for standard error, and maybe for the others; typed is when the sign is seen."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "reliable_emit",
+        *arguments,
+        stdin=theirs if stdin_too else asyncio.subprocess.DEVNULL,
+        stdout=theirs if stdout_too else asyncio.subprocess.DEVNULL,
+        stderr=theirs,
+        env=environment(COLUMNS=str(columns)),
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    shown = b""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def read() -> None:
+        nonlocal shown, typed
+        try:
+            block = os.read(ours, 65_536)
+        except OSError:  # that is how a terminal says that nobody is at the other end any more
+            block = b""
+        shown += block
+        if not block:
+            loop.remove_reader(ours)
+            over.set_result(None)
+        elif typed and sign in shown:
+            os.write(ours, typed)
+            typed = b""
+
+    loop.add_reader(ours, read)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await over
+            status = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(ours)
+    return status, shown.decode()
+
+
 async def program(*arguments: str, stdin: bytes = b"", program: Sequence[str] = PROGRAM) -> Result:
     """Run it to its end."""
     async with child(*arguments, program=program) as running:
@@ -157,3 +216,54 @@ def fast_dir() -> Iterator[Path]:
     where = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="reliable-emit-", dir=where) as directory:
         yield Path(directory)
+
+
+class Keeper:
+    """Owns an outbox, and does nothing with it."""
+
+    def loaded(self, messages: Sequence[Message]) -> None:
+        pass
+
+    def decode(self, frames: Frames) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A message to be put into an outbox; `reason` makes it a dead letter."""
+
+    offset: str
+    _: dataclasses.KW_ONLY
+    event: str = "chat message"
+    data: tuple[Any, ...] = ("hello",)
+    reason: Any = ""
+    detail: str = "no acknowledgement"
+    attempts: int = 0
+    ack_timeout: float = 10
+    ttl: float | None = None
+    frames: Any = None
+
+
+async def fill(path: Path, *messages: Stored, packet: Any = Packet) -> None:
+    """Make an outbox with those messages in it, accepted at 1_700_000_000 and each a second later."""
+    outbox, keeper = SQLiteOutbox(path, synchronous="normal"), Keeper()
+    sequence = await outbox.open(keeper)
+    for number, given in enumerate(messages):
+        frames = given.frames or codec_for(packet, "/").encode(given.event, (*given.data, given.offset))
+        accepted = 1_700_000_000.0 + number
+        message = Message(
+            offset=given.offset,
+            event=given.event,
+            frames=frames,
+            ack_timeout=given.ack_timeout,
+            retries=3,
+            accepted_at=accepted,
+        )
+        message.attempts = given.attempts
+        if given.ttl is not None:
+            message.expires_at = asyncio.get_running_loop().time() + given.ttl
+        message.sequence = sequence + number + 1
+        await outbox.append(message)
+        if given.reason:
+            outbox.bury(DeadLetter(message, given.reason, given.detail, accepted + 60, keeper.decode))
+    await outbox.close()

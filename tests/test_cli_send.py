@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pty
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cli_support import PATIENCE, Result, child, fast_dir, how_many, program, serving, stored
+from cli_support import PATIENCE, Result, at_a_terminal, child, fast_dir, how_many, program, serving, stored
 from reliable_emit.server import Faults, ReferenceServer
 
 __all__ = ["fast_dir"]
@@ -180,52 +179,6 @@ async def test_a_named_pipe_is_read() -> None:
 
 
 # On a terminal.
-
-
-async def at_a_terminal(*arguments: str, typed: bytes = b"", stdin_too: bool = False) -> tuple[int, str]:
-    """Run it with a terminal for standard error, and maybe standard input."""
-    ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "reliable_emit",
-        *arguments,
-        stdin=theirs if stdin_too else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    os.set_blocking(ours, False)
-    shown = b""
-    loop = asyncio.get_running_loop()
-    over = loop.create_future()
-
-    def read() -> None:
-        nonlocal shown, typed
-        try:
-            block = os.read(ours, 65_536)
-        except OSError:  # that is how a terminal says that nobody is at the other end any more
-            block = b""
-        shown += block
-        if not block:
-            loop.remove_reader(ours)
-            over.set_result(None)
-        elif typed and b"connected to" in shown:
-            os.write(ours, typed)
-            typed = b""
-
-    loop.add_reader(ours, read)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await over
-            status = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        os.close(ours)
-    return status, shown.decode()
 
 
 async def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:

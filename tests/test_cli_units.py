@@ -14,7 +14,7 @@ import socketio
 from socketio.exceptions import ConnectionError as NotConnected
 
 from reliable_emit import ReliableClient
-from reliable_emit.cli import picture
+from reliable_emit.cli import options, picture
 from reliable_emit.cli.connection import Connection, Target, quiet_client
 from reliable_emit.cli.decode import decode
 from reliable_emit.cli.ledger import Ledger
@@ -194,3 +194,10 @@ def test_a_path_in_the_url_is_not_ignored() -> None:
     with pytest.raises(CommandError, match="use --namespace /news if that is the namespace, and --path if"):
         Target("http://localhost:3000/news").check()
     Target("http://localhost:3000/").check()
+
+
+def test_standard_input_can_be_named() -> None:
+    assert options.source(Path("-"), durable=False) is None
+    assert options.source(Path("-"), durable=True) is None
+    assert options.source(Path("x"), durable=True) == Path("x")
+    assert options.source(None, durable=False) is None

@@ -63,7 +63,6 @@ USAGE: list[tuple[list[str], str]] = [
     (["send", NOWHERE, "--file", "LINES", "--namespace", "/a,b"], "--namespace is '/a,b'"),
     (["send", NOWHERE, "--file", "LINES", "--summary", "xml"], "'--summary'"),
     (["send", NOWHERE, "--file", "LINES", "--transport", "pigeon"], "'--transport'"),
-    (["send", NOWHERE, "--file", "LINES", "--outbox", "o.db"], "--outbox"),
     (["send", NOWHERE, "event", "one too many", "--file", "LINES"], "one too many"),
     (["outbox"], "outbox"),
     (["serve", "--port", "65536"], "--port is 65536; give 0"),

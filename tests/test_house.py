@@ -41,7 +41,7 @@ MAY_USE = {
     "client": LEAVES | {"driver", "outbox", "link", "hooks", "offsets", "admission", "composing", "state"},
     "server": LEAVES,
     "testing": LEAVES | {"server", "outbox"},
-    "cli": LEAVES | {"", "client", "server", "testing", "offsets", "outbox", "hooks"},
+    "cli": LEAVES | {"", "client", "server", "testing", "offsets", "outbox", "hooks", "link"},
     "__main__": {"cli"},
 }
 

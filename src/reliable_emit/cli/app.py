@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from reliable_emit.cli import outbox
 from reliable_emit.cli.demo import demo
 from reliable_emit.cli.output import STDERR, STDOUT, CommandError
 from reliable_emit.cli.send import send
@@ -40,14 +41,30 @@ def _root(
     """Socket.IO messages that arrive: at-least-once emit for python-socketio."""
 
 
-def _add(command: Callable[..., int]) -> None:
+_outbox = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, help="Look at a durable outbox, and steer it."
+)
+
+# Offsets may begin with a hyphen: what is no option is taken for one of them.
+_OFFSETS = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+def _add(
+    command: Callable[..., int], to: typer.Typer = app, name: str | None = None, settings: dict[str, Any] | None = None
+) -> None:
     # typer keeps the line breaks of a docstring, and breaks the lines once more at the width of the terminal.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))(command)
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    to.command(name, help=text, context_settings=settings)(command)
 
 
 for _command in (send, serve, demo):
     _add(_command)
+_add(outbox.list_messages, _outbox, "list")
+_add(outbox.show, _outbox, settings=_OFFSETS)
+_add(outbox.retry, _outbox, settings=_OFFSETS)
+_add(outbox.discard, _outbox, settings=_OFFSETS)
+app.add_typer(_outbox, name="outbox")
 
 
 def run(arguments: list[str] | None = None) -> int:

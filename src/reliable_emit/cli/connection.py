@@ -18,6 +18,7 @@ from socketio.exceptions import ConnectionError as NotConnected
 
 from reliable_emit import ReliableClient
 from reliable_emit.cli.output import CommandError
+from reliable_emit.cli.running import cancelled, first_of
 from reliable_emit.policy import check_url
 
 Transport = Literal["websocket", "polling", "auto"]
@@ -104,45 +105,75 @@ class Connection:
         sio: What it wraps, from `quiet_client`.
         target: Where to connect to.
         say: Told in words what happens.
+        input_over: If messages are accepted while there is no connection: set when there are no more to be accepted.
+            As long as there are, nothing that goes wrong is final.
     """
 
     def __init__(
-        self, client: ReliableClient, sio: socketio.AsyncClient, target: Target, say: Callable[[str], object]
+        self,
+        client: ReliableClient,
+        sio: socketio.AsyncClient,
+        target: Target,
+        say: Callable[[str], object],
+        *,
+        input_over: asyncio.Event | None = None,
     ) -> None:
         self._client = client
         self._sio = sio
         self._target = target
         self._say = say
+        self._input_over = input_over
+        self._failure = "no answer"
+        self._told = ""
         self._refusal = ""
         self._lost = asyncio.Event()
         sio.on("connect_error", self._on_connect_error, namespace=target.namespace)
         client.on("disconnected", self._on_disconnected)
 
     async def open(self, timeout: float) -> None:
-        """Connect, trying again while nobody answers.
+        """Connect, trying again while nobody answers; the time counts from the end of the input on, if that matters.
 
         Raises:
             CommandError: There is no connection after `timeout` seconds, or there never will be one.
         """
         self._target.check()
-        failure = "no answer"
+        opening = asyncio.ensure_future(self._open(timeout))
         try:
-            async with asyncio.timeout(timeout):
-                for delay in _delays():
-                    try:
-                        await self._attempt()
-                    except _Failure as error:
-                        failure = str(error)
-                        if error.final or error.refused:
-                            raise CommandError(f"cannot connect to {self._target.address}: {failure}", 1) from None
-                    else:
-                        break
-                    await asyncio.sleep(delay)
-        except TimeoutError:
-            raise CommandError(
-                f"cannot connect to {self._target.address}: {failure} (gave up after {timeout:g} s)", 1
-            ) from None
+            if self._input_over is not None:
+                await first_of(opening, self._input_over.wait())
+            await asyncio.wait([opening], timeout=timeout)
+            if not opening.done():
+                raise self._cannot_connect(f" (gave up after {timeout:g} s)")
+            opening.result()
+        finally:
+            await cancelled(opening)
         self._say(f"connected to {self._target.address}")
+
+    async def _open(self, timeout: float) -> None:
+        for delay in _delays():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._attempt()
+                return
+            except (_Failure, TimeoutError) as error:
+                self._failure = str(error) or "no answer"
+                hopeless = isinstance(error, _Failure) and (error.final or error.refused)
+            if hopeless and self._may_give_up():
+                raise self._cannot_connect()
+            if self._input_over is not None:
+                self._tell_failure(self._failure)
+            await asyncio.sleep(delay)
+
+    def _cannot_connect(self, more: str = "") -> CommandError:
+        return CommandError(f"cannot connect to {self._target.address}: {self._failure}{more}", 1)
+
+    def _may_give_up(self) -> bool:
+        return self._input_over is None or self._input_over.is_set()
+
+    def _tell_failure(self, reason: str) -> None:
+        if reason != self._told:
+            self._say(f"not connected: {reason}; trying again")
+            self._told = reason
 
     async def keep(self, patience: float) -> None:
         """Connect again whenever the connection is lost. Never returns.
@@ -160,7 +191,7 @@ class Connection:
     async def _reconnect(self, patience: float) -> None:
         clock = asyncio.get_running_loop().time
         refused_since: float | None = None
-        told = ""
+        self._told = ""
         for delay in _delays():
             await asyncio.sleep(delay)
             try:
@@ -170,11 +201,9 @@ class Connection:
             except (_Failure, TimeoutError) as error:
                 refused = isinstance(error, _Failure) and error.refused
                 reason = str(error) or "no answer"
-                if reason != told:
-                    self._say(f"not connected: {reason}; trying again")
-                    told = reason
+                self._tell_failure(reason)
             # A server that restarts may refuse us for a moment, so only one that goes on refusing means it.
-            if not refused:
+            if not refused or not self._may_give_up():
                 refused_since = None
             elif refused_since is None:
                 refused_since = clock()

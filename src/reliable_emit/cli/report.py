@@ -11,7 +11,7 @@ from typing import Protocol
 from rich.progress import BarColumn, Progress, TextColumn
 
 from reliable_emit import Delivery, ReliableClient, Stats
-from reliable_emit.cli.ledger import Ledger
+from reliable_emit.cli.ledger import Ledger, name
 from reliable_emit.cli.output import STDERR, console
 
 _FRAME = 0.1
@@ -34,7 +34,7 @@ class Display(Protocol):
     def say(self, text: str) -> None:
         """Tell of an event."""
 
-    def update(self, stats: Stats, pending: int, rate: float, position: int) -> None:
+    def update(self, stats: Stats, pending: int, rate: float, progress: tuple[int, int | None]) -> None:
         """Show how things stand."""
 
 
@@ -56,24 +56,20 @@ class Lines:
         """Print a line."""
         STDERR.line(text)
 
-    def update(self, stats: Stats, pending: int, rate: float, position: int) -> None:
+    def update(self, stats: Stats, pending: int, rate: float, progress: tuple[int, int | None]) -> None:
         """Print a line if anything has changed since the last one."""
         text = f"{stats.sent} sent, {stats.acknowledged} acknowledged, {stats.retried} retried, {pending} waiting"
-        if text != self._last and stats.accepted:
+        if text != self._last and (stats.accepted or stats.sent):
             self._last = text
             STDERR.line(f"{text}, {rate:.0f}/s")
 
 
 class Bar:
-    """A progress bar on a terminal; events scroll by above it.
-
-    Args:
-        size: The size of the input in bytes, ``None`` if nobody knows.
-    """
+    """A progress bar on a terminal; events scroll by above it."""
 
     interval = _FRAME
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
@@ -83,7 +79,7 @@ class Bar:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("connecting", total=size or None)
+        self._task = self._progress.add_task("connecting", total=None)
 
     def start(self) -> None:
         """Show the bar."""
@@ -98,21 +94,23 @@ class Bar:
         """Print a line above the bar."""
         self._progress.console.print(text, soft_wrap=True)
 
-    def update(self, stats: Stats, pending: int, rate: float, position: int) -> None:
+    def update(self, stats: Stats, pending: int, rate: float, progress: tuple[int, int | None]) -> None:
         """Move the bar."""
+        done, total = progress
         self._progress.update(
             self._task,
-            completed=position,
+            completed=done,
+            total=total,
             description=f"sent {stats.sent}  acknowledged {stats.acknowledged}  retried {stats.retried}  "
             f"{rate:.0f}/s  waiting {pending}",
         )
         self._progress.refresh()
 
 
-def display(*, size: int | None, typing: bool) -> Display:
+def display(*, typing: bool) -> Display:
     """Return the bar if standard error is a terminal that can show one; not while somebody types there."""
     screen = console(STDERR)
-    return Bar(size) if screen.is_terminal and not screen.is_dumb_terminal and not typing else Lines()
+    return Bar() if screen.is_terminal and not screen.is_dumb_terminal and not typing else Lines()
 
 
 class Report:
@@ -152,21 +150,22 @@ class Report:
                 if now - then >= 1:
                     rate = (stats.acknowledged - acknowledged) / (now - then)
                     then, acknowledged = now, stats.acknowledged
-                self._display.update(stats, self._client.pending, rate, self._ledger.position)
+                self._display.update(stats, self._client.pending, rate, self._ledger.progress(stats))
         finally:
             if isinstance(self._display, Bar):
-                self._display.update(self._client.stats, self._client.pending, rate, self._ledger.position)
+                stats = self._client.stats
+                self._display.update(stats, self._client.pending, rate, self._ledger.progress(stats))
 
     def _on_retried(self, delivery: Delivery) -> None:
         number = self._ledger.number(delivery)
         now = time.monotonic()
-        if number and now - self._told_retry >= _PAUSE:
+        if number is not None and now - self._told_retry >= _PAUSE:
             self._told_retry = now
-            self._display.say(f"line {number} is sent again, attempt {delivery.attempts}")
+            self._display.say(f"{name(number)} is sent again, attempt {delivery.attempts}")
 
     def _on_dead_lettered(self, delivery: Delivery) -> None:
         # The ledger has heard of it before, and has the first ones.
-        if delivery.failure is None or delivery.failure.reason == "dropped":
+        if not self._ledger.is_given_up(delivery):
             return
         self._dead += 1
         if self._dead <= _TOLD:

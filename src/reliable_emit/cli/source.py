@@ -10,15 +10,20 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from reliable_emit.cli.output import CommandError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _BLOCK = 65_536
 _STDIN = 0
+
+NOTHING = Path(os.devnull)
+"""The file that has no lines."""
+
+
+def stdin_has_no_lines() -> bool:
+    """Whether standard input is closed, or a terminal at which nobody may know that lines are waited for."""
+    return sys.stdin is None or os.isatty(_STDIN)
 
 
 class LineError(Exception):
@@ -107,17 +112,35 @@ class Source:
             LineError: A line is too long.
             CommandError: The input cannot be read.
         """
+        async for batch in self.batches(_BLOCK):
+            for line in batch:
+                yield line
+
+    async def batches(self, most: int) -> AsyncIterator[list[Line]]:
+        """Give the lines that are there in batches of up to that many; no line waits for those behind it.
+
+        Raises:
+            LineError: A line is too long.
+            CommandError: The input cannot be read.
+        """
         number, position, rest = 0, 0, b""
+        batch: list[Line] = []
         while block := await self._read():
             *complete, rest = (rest + block).split(b"\n")
             for content in complete:
+                if batch and (len(content) > self._limit or len(batch) == most):
+                    yield batch
+                    batch = []
                 number += 1
                 position += len(content) + 1
                 self._measure(number, content)
-                yield Line(number, content.removesuffix(b"\r"), position)
+                batch.append(Line(number, content.removesuffix(b"\r"), position))
+            if batch:
+                yield batch
+                batch = []
             self._measure(number + 1, rest)
         if rest:
-            yield Line(number + 1, rest.removesuffix(b"\r"), position + len(rest))
+            yield [Line(number + 1, rest.removesuffix(b"\r"), position + len(rest))]
 
     def _measure(self, number: int, content: bytes) -> None:
         if len(content) > self._limit:

@@ -109,7 +109,8 @@ class _MsgPackCodec:
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         self.check(frames)
         # Not with the packet class, which sends keys that are no text but does not read them.
-        packet = self._msgpack.loads(_encoded(frames)[0], ext_hook=self._packet_class.ext_hook, strict_map_key=False)
+        ext_hook = getattr(self._packet_class, "ext_hook", self._msgpack.ExtType)  # newer than the serializer itself
+        packet = self._msgpack.loads(_encoded(frames)[0], ext_hook=ext_hook, strict_map_key=False)
         return tuple(packet["data"][1:])
 
     def check(self, frames: Frames) -> None:
