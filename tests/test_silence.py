@@ -310,6 +310,16 @@ async def test_all_namespaces_of_a_dead_connection_are_told(caplog: pytest.LogCa
         assert caplog.text.count("recycled") == 1
 
 
+async def test_a_connection_that_cannot_be_shut_down_is_buried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with through(server) as it:
+        monkeypatch.setattr(it.client._driver.link._tap.pulse, "end", lambda: None)
+        for pair in it.proxy.pairs:
+            pair.blackhole()
+        delivery = await it.client.emit("echo", "x")
+        await within(delivery)
+        assert it.client.stats.disconnected == 1
+
+
 # Polling.
 
 
