@@ -301,7 +301,14 @@ def test_getting_started_names_everything() -> None:
     names = set(inspect.signature(ReliableClient).parameters) - {"sio"}
     for owner in (ReliableClient, Delivery):
         names |= {name for name in vars(owner) if not name.startswith("_")}
-    names |= set(reliable_emit.__all__) - {"OutboxCorrupt", "OutboxLocked", "Outbox", "OutboxOwner", "DeadLetter", "Stats"}
+    names |= set(reliable_emit.__all__) - {
+        "OutboxCorrupt",
+        "OutboxLocked",
+        "Outbox",
+        "OutboxOwner",
+        "DeadLetter",
+        "Stats",
+    }
     assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
 
 
