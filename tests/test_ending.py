@@ -306,7 +306,7 @@ async def test_connecting_again_after_a_loss_that_python_socketio_has_missed(ser
         handle_sigint=False, reconnection_delay=0.02, reconnection_delay_max=0.05, randomization_factor=0
     )
     async with ReliableClient(sio) as client:
-        await client.connect(server.url, transports="websocket")
+        await sio.connect(server.url, transports=["websocket"])
         handling, release = asyncio.Event(), asyncio.Event()
 
         async def on_connect() -> None:

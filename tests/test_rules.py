@@ -369,15 +369,13 @@ async def test_polling_works_too(server: Server) -> None:
     assert server.arguments() == list(range(20))
 
 
-async def test_more_attachments_than_polling_takes_do_not_block_the_queue(server: Server) -> None:
-    async with ReliableClient(socketio.AsyncClient(handle_sigint=False), retries=None) as client:
+async def test_more_attachments_than_a_request_takes_pass_over_polling(server: Server) -> None:
+    """python-engineio's server drops a request of more than 16 packets whole, and answers that it is fine."""
+    async with ReliableClient(socketio.AsyncClient(handle_sigint=False)) as client:
         await client.connect(server.url, transports=["polling"])
-        fits = await client.emit("echo", [b"x"] * 15)
-        too_many = await client.emit("echo", [b"x"] * 16)
+        many = await client.emit("echo", [bytes([number]) for number in range(100)])
         last = await client.emit("echo", "last")
-        assert await within(fits) == [b"x"] * 15
-        with pytest.raises(DeliveryFailed, match="with 16 attachments it does not pass over polling"):
-            await within(too_many)
+        assert await within(many) == [bytes([number]) for number in range(100)]
         assert await within(last) == "last"
 
 

@@ -5,6 +5,7 @@ from reliable_emit.delivery import DeadLetter, Delivery
 from reliable_emit.errors import (
     CallTimeout,
     ClientClosed,
+    ConnectionRejected,
     DeliveryFailed,
     FlushTimeout,
     OutboxCorrupt,
@@ -16,11 +17,14 @@ from reliable_emit.errors import (
 from reliable_emit.hooks import Stats
 from reliable_emit.offsets import ClientOffsets, random_offset
 from reliable_emit.outbox import MemoryOutbox, Outbox, OutboxOwner, SQLiteOutbox
+from reliable_emit.state import ClientState
 
 __all__ = [
     "CallTimeout",
     "ClientClosed",
     "ClientOffsets",
+    "ClientState",
+    "ConnectionRejected",
     "DeadLetter",
     "Delivery",
     "DeliveryFailed",

@@ -18,7 +18,17 @@ from reliable_emit.hooks import Stats
 from reliable_emit.link import ConnectOptions
 from reliable_emit.offsets import ClientOffsets
 from reliable_emit.outbox import MemoryOutbox, Outbox
-from reliable_emit.policy import DEFAULT_BACKOFF, Backoff, OnExhausted, Overflow, Policy, seconds
+from reliable_emit.policy import (
+    DEFAULT_BACKOFF,
+    RECONNECT_BACKOFF,
+    Backoff,
+    OnExhausted,
+    Overflow,
+    Policy,
+    check_backoff,
+    seconds,
+)
+from reliable_emit.state import ClientState
 
 if TYPE_CHECKING:
     import socketio
@@ -138,17 +148,36 @@ class ReliableClient:
         wait: bool = True,
         wait_timeout: float = 10.0,
         retry: bool = True,
+        *,
+        reconnect_backoff: Backoff = RECONNECT_BACKOFF,
+        reconnect_after_kick: bool = True,
+        final: Callable[[Any], bool] | None = None,
     ) -> None:
-        """Connect the wrapped client; :meth:`close` will disconnect it then.
+        """Connect the wrapped client, and keep it connected until :meth:`close` or ``sio.disconnect()``.
 
-        The arguments are those of ``AsyncClient.connect``, but that `retry` is on: while nobody answers, the first
-        connection is tried again with growing, jittered pauses, for ever; bound it with ``asyncio.timeout``. Later
-        reconnections are python-socketio's own. Without `namespaces`, those with handlers and this client's are
-        connected.
+        The connection is made again whenever it is lost, also where python-socketio would not. Only with
+        ``AsyncClient(reconnection=False)`` it is not; the numbers that one takes for reconnecting do not apply.
+
+        Args:
+            url: As for ``AsyncClient.connect``, like those that follow: functions are asked at every attempt.
+            headers: Likewise.
+            auth: Likewise.
+            transports: Likewise; by default websocket, and polling where that does not pass.
+            namespaces: Likewise; by default those with handlers, and those that are wrapped.
+            socketio_path: Likewise.
+            wait: Likewise.
+            wait_timeout: Seconds that the server may take to answer, and again to accept the namespaces.
+            retry: Whether the first connection is tried again while nobody answers, for ever; bound it with
+                ``asyncio.timeout``.
+            reconnect_backoff: A tenacity wait strategy: seconds between attempts to connect.
+            reconnect_after_kick: Whether to connect again after the server has disconnected the client.
+            final: Called with what the server said when it refused a namespace: whether to give up. Without it, a
+                refusal ends the first connection, and later ones are tried again.
 
         Raises:
             ValueError: The URL or the namespaces cannot work.
-            socketio.exceptions.ConnectionError: The server refused a namespace, or, without `retry`, did not answer.
+            ConnectionRejected: The server refused a namespace. It is a ``socketio.exceptions.ConnectionError``.
+            socketio.exceptions.ConnectionError: Without `retry`: there is no connection.
             ClientClosed: The client is closed.
             Exception: What a function given for the url, the headers or the auth raised.
         """
@@ -161,14 +190,26 @@ class ReliableClient:
             socketio_path=socketio_path,
             wait=wait,
             wait_timeout=seconds("wait_timeout", wait_timeout),
+            retry=retry,
+            reconnect_backoff=reconnect_backoff,
+            reconnect_after_kick=reconnect_after_kick,
+            final=final,
         )
+        check_backoff("reconnect_backoff", reconnect_backoff)
+        if final is not None and not callable(final):
+            raise TypeError(f"final is {final!r}; give a function of what the server said")
         await self._open()
-        await self._driver.link.connect(options, retry=retry)
+        await self._driver.link.connect(options)
 
     @property
     def connected(self) -> bool:
         """Whether the namespace is connected."""
         return self._driver.link.is_up
+
+    @property
+    def state(self) -> ClientState:
+        """What the client is doing; ``print(client.state)`` says it in a line."""
+        return self._driver.state
 
     # Sending.
 
@@ -450,9 +491,11 @@ class ReliableClient:
         """Have a function called when something happens; without `function` it is a decorator.
 
         ``sent``, ``retried``, ``acknowledged``, ``dead_lettered`` and ``dropped`` are called with the
-        :class:`Delivery`, ``connected`` with the socket id, ``disconnected`` with the reason. A message that is sent
-        again is both sent and retried, one that overflowed both dropped and dead-lettered. Functions may be coroutine
-        functions. They are called from the event loop, after the fact; whatever they raise is logged and stops nothing.
+        :class:`Delivery`; ``connecting`` with the number of the attempt, ``connected`` with the socket id,
+        ``disconnected`` with the reason, ``recycled`` with the evidence that the connection was dead, ``gave_up`` with
+        the error that is final. A message that is sent again is both sent and retried, one that overflowed both dropped
+        and dead-lettered. Functions may be coroutine functions. They are called from the event loop, after the fact;
+        whatever they raise is logged and stops nothing.
 
         Raises:
             ValueError: There is no such hook.

@@ -19,6 +19,7 @@ from reliable_emit.outbox import Outbox, offset_taken
 from reliable_emit.policy import Policy
 from reliable_emit.sender import Acknowledge, Backoff, Command, EndAttempts, Fail, Hold, Phase, Send, Sender
 from reliable_emit.settling import Settling
+from reliable_emit.state import ClientState
 
 _logger = logging.getLogger("reliable_emit")
 
@@ -151,6 +152,11 @@ class Driver:
             self._perform(self._sender.resume())
 
     @property
+    def state(self) -> ClientState:
+        """What it is doing."""
+        return self.link.state(len(self.outbox), stopped=self._stopped)
+
+    @property
     def paused(self) -> bool:
         """Whether sending is paused."""
         return self._sender.paused
@@ -204,6 +210,21 @@ class Driver:
         self.hooks.fire("disconnected", reason)
         self._perform(self._sender.link_down())
 
+    def connecting(self, attempt: int) -> None:
+        """An attempt to connect is being made."""
+        self.stats.connect_attempts += 1
+        _logger.info("connecting %s, attempt %d; %d pending", self.link.namespace, attempt, len(self.outbox))
+        self.hooks.fire("connecting", attempt)
+
+    def recycled(self, evidence: str) -> None:
+        """The connection is dead, and ended."""
+        self.stats.recycled += 1
+        self.hooks.fire("recycled", evidence)
+
+    def gave_up(self, error: Exception) -> None:
+        """No attempt to connect is made any more."""
+        self.hooks.fire("gave_up", error)
+
     def start(self, sequence: int) -> None:
         """Send what the outbox has, now that it is open, and number new messages from there on."""
         self._sequence = max(self._sequence, sequence)
@@ -250,8 +271,14 @@ class Driver:
     def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
         self._perform(self._sender.acknowledged(message, reply))
 
+    def _probe(self, deadline: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._timed_out)
+        self.link.probe()
+
     def _timed_out(self) -> None:
         self._timer = None
+        if self.link.recycle_if_silent():
+            return  # that has ended the attempt, and costs no retry
         self.stats.timed_out += 1
         self._perform(self._sender.timed_out())
 
@@ -298,7 +325,9 @@ class Driver:
 
     def _send(self, message: Message) -> None:
         # The timer first: whatever the wrapped client makes of the message, it is not waited for beyond that time.
-        self._timer = asyncio.get_running_loop().call_later(message.ack_timeout, self._timed_out)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + message.ack_timeout
+        self._timer = loop.call_at(deadline - _listening(message.ack_timeout), self._probe, deadline)
         self._settling.sent(message)
         try:
             self.link.request(message.frames, lambda reply: self._acknowledged(message, reply))
@@ -331,3 +360,8 @@ class Driver:
     def _left(self) -> None:
         self._flushes.look()
         self._on_room()
+
+
+def _listening(ack_timeout: float) -> float:
+    """Return for how many seconds to listen for a sign of life, before an attempt is over: half of it, or a second."""
+    return max(ack_timeout / 2, min(1.0, 0.9 * ack_timeout))

@@ -153,6 +153,34 @@ _NEXT: dict[Reason, str] = {
 }
 
 
+class ConnectionRejected(ReliableEmitError, socketio_exceptions.ConnectionError):  # type: ignore[misc]  # untyped
+    """The server refused a namespace, for instance because of a wrong token.
+
+    It is a ``socketio.exceptions.ConnectionError`` too, which is what ``AsyncClient.connect`` raises.
+
+    Attributes:
+        namespace: The namespace.
+        said: What the server said of it, as it came.
+    """
+
+    def __init__(self, namespace: str, said: object) -> None:
+        super().__init__(
+            f"the server refuses {namespace}: {_said(said)}. Connect with what it asks for; what is queued stays so"
+        )
+        self.namespace = namespace
+        self.said = said
+
+    @property
+    def words(self) -> str:
+        """What the server said, in a line."""
+        return _said(self.said)
+
+
+def _said(said: object) -> str:
+    message = said.get("message", said) if isinstance(said, dict) else said
+    return "no reason given" if message is None else " ".join(str(message).split())[:500]
+
+
 class CallTimeout(ReliableEmitError, socketio_exceptions.TimeoutError):  # type: ignore[misc]  # socketio is untyped
     """No reply within the ``timeout`` of a ``call``; a message that was accepted is still being delivered.
 

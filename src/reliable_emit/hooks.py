@@ -11,7 +11,10 @@ from typing import Any
 
 _logger = logging.getLogger("reliable_emit")
 
-HOOKS = ("sent", "retried", "acknowledged", "dead_lettered", "dropped", "connected", "disconnected")
+HOOKS = (
+    *("sent", "retried", "acknowledged", "dead_lettered", "dropped"),
+    *("connecting", "connected", "disconnected", "recycled", "gave_up"),
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,8 +37,10 @@ class Stats:
         cancelled: Messages cancelled or discarded.
         volatile_sent: Volatile messages that were sent.
         volatile_dropped: Volatile messages that were not.
+        connect_attempts: Attempts to connect that :meth:`ReliableClient.connect` made, and those after it.
         connected: Connections made.
         disconnected: Connections lost or ended.
+        recycled: Connections ended because nothing arrived on them any more.
     """
 
     accepted: int = 0
@@ -51,8 +56,10 @@ class Stats:
     cancelled: int = 0
     volatile_sent: int = 0
     volatile_dropped: int = 0
+    connect_attempts: int = 0
     connected: int = 0
     disconnected: int = 0
+    recycled: int = 0
 
 
 class Hooks:

@@ -19,6 +19,9 @@ _LONGEST = 1e9
 DEFAULT_BACKOFF: Backoff = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 """Full jitter: between nothing and 0.5 s, doubling with each attempt, to 30 s at the most."""
 
+RECONNECT_BACKOFF: Backoff = tenacity.wait_random_exponential(multiplier=0.5, max=10)
+"""The same to 10 s at the most: a server that is back should not be kept waiting."""
+
 
 def seconds(name: str, value: object, *, zero: bool = False) -> float:
     """Return `value` as a finite number of seconds, or raise, naming the argument."""
@@ -80,22 +83,30 @@ class Policy:
             count("max_losses", self.max_losses, least=1)
         if self.max_pending is not None:
             count("max_pending", self.max_pending, least=1)
-        if not callable(self.backoff):
-            raise TypeError(
-                f"backoff is {self.backoff!r}; give a tenacity wait strategy, such as tenacity.wait_fixed(1)"
-            )
-        self.backoff_seconds(1)  # a strategy that cannot answer must say so here, not from a timer later
+        check_backoff("backoff", self.backoff)
         one_of("on_exhausted", self.on_exhausted, get_args(OnExhausted))
         one_of("overflow", self.overflow, get_args(Overflow))
 
     def backoff_seconds(self, failures: int) -> float:
         """Ask the wait strategy how long to wait after that many failed attempts of a message, in seconds."""
-        # The strategies of tenacity read a RetryCallState; most look at the attempt's number alone, some at its
-        # outcome.
-        state = tenacity.RetryCallState(retry_object=_RETRYING, fn=None, args=(), kwargs={})
-        state.attempt_number = failures
-        state.set_exception((TimeoutError, TimeoutError("no acknowledgement"), None))
-        return seconds("the backoff strategy's answer", self.backoff(state), zero=True)
+        return backoff_seconds(self.backoff, failures, TimeoutError("no acknowledgement"))
+
+
+def check_backoff(name: str, backoff: object) -> None:
+    """Raise unless `backoff` is a wait strategy, naming the argument."""
+    if not callable(backoff):
+        raise TypeError(f"{name} is {backoff!r}; give a tenacity wait strategy, such as tenacity.wait_fixed(1)")
+    # One that cannot answer must say so here, not from a timer later.
+    backoff_seconds(backoff, 1, TimeoutError("a question"))
+
+
+def backoff_seconds(backoff: Backoff, failures: int, error: Exception) -> float:
+    """Ask a wait strategy how long to wait after that many failures, in seconds."""
+    # The strategies of tenacity read a RetryCallState; most look at the attempt's number alone, some at its outcome.
+    state = tenacity.RetryCallState(retry_object=_RETRYING, fn=None, args=(), kwargs={})
+    state.attempt_number = failures
+    state.set_exception((type(error), error, None))
+    return seconds("the backoff strategy's answer", backoff(state), zero=True)
 
 
 _RETRYING = tenacity.Retrying()

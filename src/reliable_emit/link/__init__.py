@@ -6,7 +6,7 @@ What it relies on beyond python-socketio's documented surface is little, and gat
 supported.
 """
 
-from reliable_emit.link.connecting import ConnectOptions
 from reliable_emit.link.link import Link
+from reliable_emit.link.options import ConnectOptions
 
 __all__ = ["ConnectOptions", "Link"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import select
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,11 +13,10 @@ import engineio.packet
 
 from reliable_emit.delivery import Frames
 from reliable_emit.link.codec import codec_for
-from reliable_emit.link.connecting import ConnectOptions
+from reliable_emit.link.options import ConnectOptions
+from reliable_emit.link.pulse import Probe
 from reliable_emit.link.tap import Tap
-
-_POLLING_LIMIT = 16
-"""Engine.IO's ``max_decode_packets``: a request of more is dropped whole, and answered as if it were fine."""
+from reliable_emit.state import ClientState, Phase
 
 
 class Listener(Protocol):
@@ -25,6 +27,34 @@ class Listener(Protocol):
 
     def link_down(self, reason: str) -> None:
         """The connection is lost."""
+
+    def connecting(self, attempt: int) -> None:
+        """An attempt to connect is being made."""
+
+    def recycled(self, evidence: str) -> None:
+        """The connection was dead, and is ended."""
+
+    def gave_up(self, error: Exception) -> None:
+        """No attempt to connect is made any more."""
+
+
+@dataclasses.dataclass(slots=True)
+class Progress:
+    """How it goes with connecting.
+
+    Attributes:
+        attempt: The number of the last attempt since there was a connection, 0 for none.
+        error: Why the last one failed.
+        next_at: When the next one is made, by the event loop's clock.
+        failure: Why none is made any more.
+        lost: Why there is no connection any more.
+    """
+
+    attempt: int = 0
+    error: str | None = None
+    next_at: float | None = None
+    failure: Exception | None = None
+    lost: str | None = None
 
 
 class Link:
@@ -50,6 +80,13 @@ class Link:
         self._lost_id: str | None = None
         self._ack_ids: list[int] = []
         self._closed = False
+        self._probe: Probe | None = None
+        self._sent_at = 0.0
+        self._heard_at_send = 0
+        self._frames: Frames | None = None
+        self._recycled_for: Frames | None = None
+        self.progress = Progress()
+        self._changed_at = time.monotonic()
         self._tap = Tap.attach(sio, self)
 
     @property
@@ -67,9 +104,14 @@ class Link:
         """The socket id, ``None`` while the namespace is not connected."""
         return self._socket_id
 
-    async def connect(self, options: ConnectOptions, *, retry: bool) -> None:
+    async def connect(self, options: ConnectOptions) -> None:
         """Connect the wrapped client; raises as :meth:`Connector.connect`."""
-        await self._tap.connector.connect(self, options, retry=retry)
+        try:
+            await self._tap.connector.connect(self, options)
+        except BaseException as error:
+            if not self.is_up:
+                self.progress = Progress(lost=str(error) or type(error).__name__)
+            raise
         self.look()
 
     async def close(self, timeout: float) -> None:
@@ -96,6 +138,27 @@ class Link:
         """Whether the caller is the user's disconnect handler."""
         return self._tap.in_disconnect_handler(self.namespace)
 
+    def state(self, pending: int, *, stopped: bool) -> ClientState:
+        """What the link is doing, with so many messages waiting."""
+        if stopped:
+            return ClientState(phase="closed", pending=pending)
+        progress = self.progress
+        phase: Phase = "connected" if self.is_up else "disconnected" if progress.failure is None else "gave_up"
+        error, next_in = None if self.is_up else progress.lost, None
+        if phase == "disconnected" and (progress.attempt or progress.next_at is not None):
+            phase, error = "connecting", progress.error or progress.lost
+            if progress.next_at is not None:
+                next_in = max(0.0, progress.next_at - asyncio.get_running_loop().time())
+        return ClientState(
+            phase=phase,
+            pending=pending,
+            seconds=time.monotonic() - self._changed_at,
+            socket_id=self._socket_id,
+            attempt=progress.attempt,
+            next_in=next_in,
+            error=error if progress.failure is None else str(progress.failure),
+        )
+
     def look(self) -> None:
         """Compare with the wrapped client's own knowledge, and tell the listener what is new."""
         socket_id = self.sio.get_sid(self.namespace) if self.sio.eio.state == "connected" else None
@@ -107,6 +170,8 @@ class Link:
             self._down("the namespace was closed")
         if socket_id is not None and not self._closed:
             self._socket_id = socket_id
+            self.progress = Progress()
+            self._changed_at = time.monotonic()
             self._listener.link_up(socket_id)
 
     def lost(self, reason: str) -> None:
@@ -117,8 +182,61 @@ class Link:
 
     def _down(self, reason: str) -> None:
         self._socket_id = None
+        self._changed_at = time.monotonic()
+        self._probe = None
+        self.progress.lost = reason
         self.forget()
         self._listener.link_down(reason)
+
+    # What the keeper does.
+
+    def connecting(self, attempt: int) -> None:
+        """An attempt is being made."""
+        if not self._closed:
+            self.progress = Progress(attempt, self.progress.error, lost=self.progress.lost)
+            self._listener.connecting(attempt)
+
+    def waiting(self, error: str, next_at: float) -> None:
+        """There is no connection; the next attempt is made then."""
+        self.progress.error, self.progress.next_at = error, next_at
+
+    def gave_up(self, error: Exception) -> None:
+        """No attempt is made any more."""
+        if not self._closed:
+            self.progress = Progress(failure=error)
+            self._listener.gave_up(error)
+
+    # Silence.
+
+    def probe(self) -> None:
+        """Ask the other end for a sign of life, unless that question is open still."""
+        pulse = self._tap.pulse
+        if self.is_up and (self._probe is None or pulse.is_answered(self._probe)):
+            self._probe = pulse.probe(self._sent_at, self._heard_at_send)
+
+    def recycle_if_silent(self) -> bool:
+        """End a dead connection: if the open question was not answered for long enough.
+
+        Returns:
+            Whether it was dead. Then it is lost, for all namespaces.
+        """
+        pulse = self._tap.pulse
+        evidence = None if self._probe is None else pulse.silence(self._probe)
+        if evidence is None or (not pulse.is_sure and self._recycled_for is self._frames):
+            # Where a pong is not noticed, a slow handler looks dead too.
+            return False
+        self._recycled_for = self._frames
+        pulse.recycled()
+        self._tap.recycle(evidence)
+        return True
+
+    def recycled(self, evidence: str) -> None:
+        """The connection was dead, and is ended."""
+        if self.is_up:
+            self._listener.recycled(evidence)
+            self.lost("no sign of life")
+
+    # Sending.
 
     def request(self, frames: Frames, on_ack: Callable[[tuple[Any, ...]], None]) -> None:
         """Send a message and ask for its acknowledgement.
@@ -126,15 +244,14 @@ class Link:
         Args:
             frames: The snapshot.
             on_ack: Called with the arguments of the acknowledgement, until `forget`.
-
-        Raises:
-            ValueError: It can never arrive by the transport that the connection has.
         """
-        self._check_transport(frames)
+        pulse = self._tap.pulse
 
         def acknowledged(*reply: Any) -> None:
+            pulse.acknowledged()
             on_ack(reply)
 
+        self._frames, self._sent_at, self._heard_at_send = frames, time.monotonic(), pulse.heard
         ack_id = self.sio._generate_ack_id(self.namespace, acknowledged)  # noqa: SLF001 - the public way encodes again
         self._ack_ids.append(ack_id)
         self._put(self.codec.with_id(frames, ack_id))
@@ -157,13 +274,6 @@ class Link:
             return False
         self._put(self.codec.with_id(frames, None))
         return True
-
-    def _check_transport(self, frames: Frames) -> None:
-        if isinstance(frames, tuple) and len(frames) > _POLLING_LIMIT and self.sio.eio.transport() == "polling":
-            raise ValueError(
-                f"with {len(frames) - 1} attachments it does not pass over polling, where python-socketio's servers "
-                f"drop requests of more than {_POLLING_LIMIT} packets without a word; connect with websocket"
-            )
 
     def _put(self, frames: list[str | bytes]) -> None:
         # What `eio.send` does, a put on an unbounded queue, but at once: as a coroutine it would have to become a task

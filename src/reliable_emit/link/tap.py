@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 from socketio import packet as socketio_packet
 
 from reliable_emit.link.connecting import Connector
+from reliable_emit.link.engine import Engine
+from reliable_emit.link.keeping import Keeper
+from reliable_emit.link.pulse import Pulse
+from reliable_emit.link.requests import Requests
 
 if TYPE_CHECKING:
     from reliable_emit.link.link import Link
@@ -31,20 +35,29 @@ class Tap:
     everything on.
 
     Attributes:
-        connector: Makes the connection.
+        keeper: Keeps the connection.
+        connector: Makes and ends it.
+        pulse: Tells whether it is alive.
         links: By namespace.
     """
 
     def __init__(self, sio: Any) -> None:
         self._sio = sio
         self.links: dict[str, Link] = {}
-        self.connector = Connector(sio, self.links)
+        self._engine = Engine(sio.eio)
+        self.keeper = Keeper(sio, self, self._engine)
+        self.connector = Connector(sio, self.links, self.keeper)
+        self._requests = Requests(sio.eio)
+        self.pulse = Pulse(sio, self._requests)
         # The tasks in which disconnect handlers of the user's run, and for which namespace; `None`: for all.
         self._disconnecting: dict[asyncio.Task[Any] | None, str | None] = {}
+        self._quiet: asyncio.Event | None = None
         # The default protocol tells its kind of packet by the first character.
         self._is_text = sio.packet_class.decode is socketio_packet.Packet.decode
+        self._connect_handler = sio.eio.handlers["connect"]
         self._message_handler = sio.eio.handlers["message"]
         self._disconnect_handler = sio.eio.handlers["disconnect"]
+        sio.eio.on("connect", self._on_connect)
         sio.eio.on("message", self._on_message)
         sio.eio.on("disconnect", self._on_disconnect)
 
@@ -71,10 +84,13 @@ class Tap:
     def detach(self, link: Link) -> None:
         """Stop telling `link`; with the last one, leave the wrapped client as it was."""
         self.links.pop(link.namespace, None)
-        handlers = self._sio.eio.handlers
         if self.links or getattr(self._sio, _ATTRIBUTE, None) is not self:
             return
-        if handlers["message"] == self._on_message and handlers["disconnect"] == self._on_disconnect:
+        self._requests.detach()
+        self.pulse.detach()
+        ours = {"connect": self._on_connect, "message": self._on_message, "disconnect": self._on_disconnect}
+        if all(self._sio.eio.handlers[event] == handler for event, handler in ours.items()):
+            self._sio.eio.on("connect", self._connect_handler)
             self._sio.eio.on("message", self._message_handler)
             self._sio.eio.on("disconnect", self._disconnect_handler)
             delattr(self._sio, _ATTRIBUTE)
@@ -91,17 +107,44 @@ class Tap:
             return False
         return self._disconnecting.get(asyncio.current_task(), "") in {None, namespace}
 
+    def is_kicked(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether the task is the one in which python-socketio closes a namespace because the server has."""
+        return self._disconnecting.get(task) is not None
+
+    async def quiet(self) -> None:
+        """Wait until no disconnect handler is at work."""
+        while self._disconnecting:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
+
+    def recycle(self, evidence: str) -> None:
+        """The connection is dead: end it, and tell everybody at once."""
+        _logger.warning("the connection is recycled: %s", evidence)
+        self._each(lambda link: link.recycled(evidence))
+        self._engine.bury()
+        self.pulse.end()
+
+    async def _on_connect(self) -> None:
+        self.keeper.attempts.engine_up()
+        await self._connect_handler()
+
     async def _on_message(self, data: Any) -> None:
         if self._is_text and isinstance(data, str) and data[:1] in _TRAFFIC:
             # Most packets are events and acknowledgements, and none of these connects or disconnects.
             await self._message_handler(data)
             return
-        if (kicked := self._kicked(data)) is not None:
+        kind, namespace, said = self._read(data)
+        if kind == socketio_packet.DISCONNECT:
             # The server closes a namespace. python-socketio forgets the socket id only after the user's disconnect
             # handler, which may take its time.
-            self._each(lambda link: link.lost("server disconnect"), kicked)
-            await self._handle_disconnect(kicked, self._message_handler, data)
+            self._each(lambda link: link.lost("server disconnect"), namespace)
+            self.keeper.kicks.one(namespace)
+            await self._handle_disconnect(namespace, self._message_handler, data)
             return
+        if kind == socketio_packet.CONNECT_ERROR:
+            self.keeper.rejected(namespace, said)
+        elif kind == socketio_packet.CONNECT:
+            self.keeper.accepted(namespace)
         if not all(link.is_up for link in self.links.values()):
             # A connect sets the socket id in the first step of the handler, before it waits for the user's: look right
             # after that step, so that a message emitted before connecting goes out before one from that handler.
@@ -114,7 +157,7 @@ class Tap:
     async def _on_disconnect(self, reason: str) -> None:
         # Before the user's handler, which then finds the truth if she asks, and which may raise.
         self._each(lambda link: link.lost(reason))
-        self.connector.disconnected(reason)
+        self.keeper.engine_lost(reason)
         await self._handle_disconnect(None, self._disconnect_handler, reason)
 
     async def _handle_disconnect(self, namespace: str | None, handler: Callable[[Any], Any], what: Any) -> None:
@@ -122,21 +165,31 @@ class Tap:
         outer = task in self._disconnecting
         self._disconnecting.setdefault(task, namespace)
         try:
-            await handler(what)
+            try:
+                await handler(what)
+            except BaseException:
+                if namespace is None:
+                    self.keeper.handlers_raised()
+                raise
+            finally:
+                if namespace is not None:
+                    await self.keeper.kicks.handled(namespace)
         finally:
             if not outer:
                 del self._disconnecting[task]
+                if not self._disconnecting and self._quiet is not None:
+                    self._quiet.set()
             self._look()
 
-    def _kicked(self, data: Any) -> str | None:
-        """Return the namespace that the server closes with this packet, if it does."""
-        if self._is_text and not (isinstance(data, str) and data.startswith(str(socketio_packet.DISCONNECT))):
-            return None
+    def _read(self, data: Any) -> tuple[int | None, str, Any]:
+        """Return kind, namespace and data of a packet that says something of the connection."""
+        if self._is_text and not isinstance(data, str):
+            return None, "/", None
         try:
             packet = self._sio.packet_class(encoded_packet=data)
         except Exception:
-            return None  # for python-socketio to complain about
-        return (packet.namespace or "/") if packet.packet_type == socketio_packet.DISCONNECT else None
+            return None, "/", None  # an attachment, or for python-socketio to complain about
+        return packet.packet_type, packet.namespace or "/", packet.data
 
     def _look(self) -> None:
         self._each(lambda link: link.look())
