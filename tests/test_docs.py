@@ -277,7 +277,7 @@ def links(page: str) -> list[tuple[str, str]]:
     return re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", read(page))
 
 
-@pytest.mark.parametrize("page", ALL_PAGES)
+@pytest.mark.parametrize("page", [*ALL_PAGES, "docs/testing.md"])
 def test_links_lead_somewhere(page: str) -> None:
     for _, link in links(page):
         if link.startswith(("https://", "http://")):

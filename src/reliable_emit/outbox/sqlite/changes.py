@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import cast
 
 from reliable_emit.delivery import DeadLetter, Message
 from reliable_emit.outbox.sqlite import rows
@@ -19,6 +20,11 @@ class Insert:
     row: Row
     stored: asyncio.Future[None] | None
 
+    @property
+    def sequence(self) -> int:
+        """The one it is stored with; the message has another if it was withdrawn and revived meanwhile."""
+        return cast("int", self.row[0])
+
 
 class Forgotten:
     """In place of a dead letter that was thrown away; each time another one, so that it can be told which."""
@@ -30,6 +36,7 @@ class Taken:
 
     batch: Batch
     letters: dict[str, DeadLetter | Forgotten]
+    attempts: dict[int, Message]
     inserts: list[Insert]
 
 
@@ -71,26 +78,37 @@ class Changes:
 
     def bury(self, letter: DeadLetter) -> None:
         """There is a new dead letter."""
-        self.letters[letter.offset] = self._new_letters[letter.offset] = letter
+        self._note(letter.offset, letter)
 
     def forget(self, offset: str) -> None:
         """A dead letter is none any more."""
-        self.letters[offset] = self._new_letters[offset] = Forgotten()
+        self._note(offset, Forgotten())
+
+    def unbury(self, insert: Insert) -> None:
+        """A message that was made a dead letter while it was being stored was not stored: it is none at all."""
+        letter = self.letters.get(insert.message.offset)
+        if isinstance(letter, DeadLetter) and letter.message.sequence == insert.sequence:
+            self.forget(letter.offset)  # not only dropped: it may have been written since
+
+    def _note(self, offset: str, what: DeadLetter | Forgotten) -> None:
+        for letters in (self.letters, self._new_letters):
+            letters.pop(offset, None)  # what dies again is the youngest
+            letters[offset] = what
 
     def take(self) -> Taken | None:
         """Hand out all that is new as one batch; whatever belongs together is together in it."""
         if not (self.inserts or self._new_removed or self._new_letters or self._new_attempts):
             return None
-        letters, inserts = self._new_letters, self.inserts
+        letters, attempts, inserts = self._new_letters, self._new_attempts, self.inserts
         batch = Batch(
             removed=self._new_removed,
             forgotten=[rows.offset_column(offset) for offset, what in letters.items() if isinstance(what, Forgotten)],
             letters=[rows.letter_row(what) for what in letters.values() if isinstance(what, DeadLetter)],
-            attempts=[(m.attempts, m.failures, m.losses, m.sequence) for m in self._new_attempts.values()],
+            attempts=[(m.attempts, m.failures, m.losses, m.sequence) for m in attempts.values()],
             inserts=[insert.row for insert in inserts],
         )
         self._new_removed, self._new_letters, self._new_attempts, self.inserts = [], {}, {}, []
-        return Taken(batch, letters, inserts)
+        return Taken(batch, letters, attempts, inserts)
 
     def written(self, taken: Taken) -> None:
         """A batch is in the file."""
@@ -104,7 +122,8 @@ class Changes:
         self._new_removed[:0] = taken.batch.removed
         # Revived ones, which are dead letters in the file as yet. One that was given up since stays out: it would be
         # stored after it was removed.
-        self.inserts[:0] = [i for i in taken.inserts if i.stored is None and i.message.sequence not in self.removed]
-        for offset, what in taken.letters.items():
-            if self.letters.get(offset) is what:
-                self._new_letters.setdefault(offset, what)
+        self.inserts[:0] = [i for i in taken.inserts if i.stored is None and i.sequence not in self.removed]
+        letters = {offset: what for offset, what in taken.letters.items() if self.letters.get(offset) is what}
+        self._new_letters = letters | self._new_letters  # the older ones first
+        attempts = {number: message for number, message in taken.attempts.items() if number not in self.removed}
+        self._new_attempts = attempts | self._new_attempts

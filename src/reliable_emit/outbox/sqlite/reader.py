@@ -7,6 +7,7 @@ somebody. What the owner has not written yet is not seen.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Frames, Message
-from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable
+from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
 from reliable_emit.outbox.sqlite import rows
+from reliable_emit.outbox.sqlite.files import ERRORS, explain, is_file
 from reliable_emit.outbox.sqlite.rows import Clock
-from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA, explain
+from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA
 
 _CHUNK = 256
 _BUSY = 1.0
+_LAST = 2**63 - 1
 
 
 class Reader:
@@ -50,20 +53,22 @@ class Reader:
         """Iterate over the pending messages behind a sequence, oldest first; a piece of the file at a time."""
         while True:
             with self._open() as db:
-                (doubtful_to,) = db.execute("SELECT doubtful_to FROM state").fetchone()
+                doubtful_to = _doubtful_to(db)
                 found = db.execute(
                     f"SELECT {rows.MESSAGE} FROM message WHERE sequence > ? ORDER BY sequence LIMIT {_CHUNK}", (after,)
                 ).fetchall()
             for row in found:
+                if row[0] <= after:
+                    raise OutboxCorrupt(str(self._path), "its messages are out of order")
+                after = row[0]
                 yield rows.message_of(row, doubtful_to, self._clock)
             if len(found) < _CHUNK:
                 return
-            after = found[-1][0]
 
     def message(self, offset: str) -> Message | None:
         """Return the pending message with that offset, if any."""
         with self._open() as db:
-            (doubtful_to,) = db.execute("SELECT doubtful_to FROM state").fetchone()
+            doubtful_to = _doubtful_to(db)
             row = db.execute(
                 f"SELECT {rows.MESSAGE} FROM message WHERE client_offset = ?", (rows.offset_column(offset),)
             ).fetchone()
@@ -85,16 +90,27 @@ class Reader:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        if not self._path.exists():
+        if not is_file(self._path):
             raise OutboxUnavailable(str(self._path), "there is no such file")
         try:
-            address = f"file:{urllib.parse.quote(str(self._path))}?mode=ro"
+            address = f"file:{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
             with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None)) as db:
+                db.text_factory = rows.text_factory
                 self._check(db)
                 db.execute("BEGIN")  # one view of the file for all that is asked of it
                 yield db
-        except sqlite3.Error as error:
-            raise explain(self._path, error) from None
+        except ERRORS as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: sqlite3.Error | UnicodeDecodeError) -> ReliableEmitError:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN} and os.access(self._path, os.R_OK):
+            return OutboxUnavailable(
+                str(self._path),
+                f"this user may not write to the directory {self._path.parent}, which SQLite has to even for reading; "
+                f"read a copy elsewhere, made while nobody uses it",
+            )
+        return explain(self._path, error)
 
     def _check(self, db: sqlite3.Connection) -> None:
         (application,) = db.execute("PRAGMA application_id").fetchone()
@@ -105,3 +121,10 @@ class Reader:
             raise OutboxUnavailable(
                 str(self._path), f"its schema is version {version}, and this reliable-emit reads {len(SCHEMA)}"
             )
+
+
+def _doubtful_to(db: sqlite3.Connection) -> int:
+    match db.execute("SELECT doubtful_to FROM state").fetchall():
+        case [(int(sequence),)]:
+            return sequence
+    return _LAST  # nobody knows how it ended

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from reliable_emit.outbox.sqlite.store import Batch, Store
 
@@ -26,9 +29,14 @@ _IDLE = 0.25
 
 _TIDY = 0.25
 """Seconds at its end."""
+_PATIENCE = 1.0
 
 Done = Callable[[Any, BaseException | None], None]
+_T = TypeVar("_T")
 Job = Batch | Callable[[Store], Any]
+
+_owners: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
+"""By the file, who owns it in this process."""
 
 
 class Worker:
@@ -39,14 +47,18 @@ class Worker:
 
     Args:
         make: Opens the store; called in the thread.
-        name: For the thread.
+        path: The file.
     """
 
-    def __init__(self, make: Callable[[], Store], name: str) -> None:
+    def __init__(self, make: Callable[[], Store], path: Path) -> None:
         self._make = make
+        self._path = path
+        self._abandoned = False
+        self._last_words: Callable[[], Callable[[], None] | None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Job, Done] | bool] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._untidy = False
+        self._thread = threading.Thread(target=self._run, name=f"reliable-emit outbox {path.name}", daemon=True)
         self._opened = self._loop.create_future()
         self._ended = self._loop.create_future()
 
@@ -59,6 +71,21 @@ class Worker:
         """Do a job, and call `done` with its result or its error: for a batch, the sequences that were refused."""
         self._jobs.put((job, done))
 
+    def ask(self, job: Callable[[Store], _T]) -> asyncio.Future[_T]:
+        """Do a job, and return a future for its result."""
+        result: asyncio.Future[_T] = self._loop.create_future()
+
+        def done(value: _T, error: BaseException | None) -> None:
+            if result.done():
+                return
+            if error is None:
+                result.set_result(value)
+            else:
+                result.set_exception(error)
+
+        self.submit(job, done)
+        return result
+
     def stop(self, *, closed: bool) -> asyncio.Future[None]:
         """Close the store after the jobs so far, and return a future for that.
 
@@ -70,7 +97,28 @@ class Worker:
 
     def abandon(self) -> None:
         """End without a word, after the jobs so far; for who cannot wait. May be called from anywhere."""
+        self._abandoned = True
         self._jobs.put(False)
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody uses it any more: it was abandoned, or its event loop has ended without a word."""
+        return self._abandoned or self._loop.is_closed()
+
+    def set_last_words(self, function: Callable[[], None]) -> None:
+        """Have a bound method called when its event loop has ended without a word; it is not kept alive for that."""
+        self._last_words = weakref.WeakMethod(function)
+
+    async def outlive(self) -> None:
+        """Wait for one that was left to let go of the file, for a second at the most."""
+        if not self._abandoned:
+            last_words = self._last_words()
+            if last_words is not None:
+                with contextlib.suppress(RuntimeError):  # whatever an event loop that is closed may say
+                    last_words()
+            self.abandon()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, _PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -78,6 +126,7 @@ class Worker:
         except BaseException as error:
             self._post(_set, self._opened, error)
             return
+        _owners[os.path.realpath(self._path)] = self
         self._post(_set, self._opened, None)
         try:
             closed = self._work(store)
@@ -91,35 +140,40 @@ class Worker:
         self._post(_set, self._ended, None)
 
     def _work(self, store: Store) -> bool:
-        untidy = False
-        while True:
+        closed = None
+        while closed is None:
+            closed = self._round(store)
+        return closed
+
+    def _round(self, store: Store) -> bool | None:
+        """Do what there is to do, and return how to end, if that is what comes next.
+
+        While it waits it remembers nothing of the round before, which would keep the outbox and its client alive.
+        """
+        try:
+            following: Any = self._jobs.get(timeout=_IDLE) if self._untidy else self._jobs.get()
+        except queue.Empty:
+            self._untidy = store.tidy()
+            while self._untidy and self._jobs.empty():
+                self._untidy = store.tidy()
+            return None
+        group: list[tuple[Batch, Done]] = []
+        while isinstance(following, tuple) and isinstance(following[0], Batch):
+            group.append((following[0], following[1]))
+            if len(group) == _GROUP:
+                following = None
+                break
             try:
-                first = self._jobs.get(timeout=_IDLE) if untidy else self._jobs.get()
+                following = self._jobs.get_nowait()
             except queue.Empty:
-                untidy = store.tidy()
-                while untidy and self._jobs.empty():
-                    untidy = store.tidy()
-                continue
-            following: Any = first
-            group: list[tuple[Batch, Done]] = []
-            while isinstance(following, tuple) and isinstance(following[0], Batch):
-                group.append((following[0], following[1]))
-                if len(group) == _GROUP:
-                    following = _NOTHING
-                    break
-                try:
-                    following = self._jobs.get_nowait()
-                except queue.Empty:
-                    following = _NOTHING
-            if group:
-                self._write(store, group)
-                untidy = True
-            if following is _NOTHING:
-                continue
-            if isinstance(following, bool):
-                return following
-            job, done = following
-            self._do(store, job, done)
+                following = None
+        if group:
+            self._write(store, group)
+            self._untidy = True
+        if isinstance(following, tuple):
+            self._do(store, *following)
+            return None
+        return cast("bool | None", following)
 
     def _write(self, store: Store, group: list[tuple[Batch, Done]]) -> None:
         try:
@@ -142,7 +196,9 @@ class Worker:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-_NOTHING = object()
+def owner_of(path: Path) -> Worker | None:
+    """Return the last one in this process that owned a file, if it is there still."""
+    return _owners.get(os.path.realpath(path))
 
 
 def _tell(results: list[tuple[Done, Any, BaseException | None]]) -> None:
