@@ -465,12 +465,12 @@ async def test_the_server_is_found_at_its_new_address(server: Server) -> None:
 
 
 async def test_a_function_that_takes_its_time_has_its_own(server: Server) -> None:
-    async def token() -> dict[str, str]:
+    async def url() -> str:
         await asyncio.sleep(0.5)
-        return {"token": "fresh"}
+        return server.url
 
     async with kept(None) as it:
-        await within(it.client.connect(server.url, auth=token, wait_timeout=0.4, **QUICK))
+        await within(it.client.connect(url, wait_timeout=0.4, **QUICK))
         await works(it)
         assert it.client.stats.connect_attempts == 1
 
@@ -642,6 +642,27 @@ async def test_connect_takes_over_from_a_reconnection(server: Server) -> None:
         server.cut()
         await it.ups.has(3)
         await works(it)
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_connect_takes_over_from_an_attempt_that_is_half_way(server: Server, transport: str) -> None:
+    """What is left of that attempt would end the new connection: the mark that ends a write loop, say."""
+    options = QUICK | {"transports": transport}
+    async with kept(server, connect=options) as it:
+        begun = Log[str]()
+
+        async def slow(sid: str, _environ: object, _auth: object = None) -> None:
+            begun.add(sid)
+            await asyncio.sleep(0.3 if len(begun) == 1 else 0)
+
+        server.sio.on("connect", slow)
+        await server.sio.disconnect(it.sio.get_sid())
+        await begun.has(1)
+        await within(it.client.connect(server.url, **options))
+        await works(it)
+        await asyncio.sleep(0.4)
+        await works(it)
+        assert len(begun) == len(it.ups) == 2
 
 
 async def test_connect_takes_over_from_python_socketios_own_reconnection(server: Server) -> None:
