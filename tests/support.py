@@ -147,7 +147,7 @@ class Server:
         self.sio.eio.on("message", on_frame)
         app = web.Application()
         self.sio.attach(app)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
