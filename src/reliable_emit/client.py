@@ -258,7 +258,7 @@ class ReliableClient:
         delivery = await self._driver.accept(message, callback)
         if limit is not None and overflow == "drop_oldest" and len(self._outbox) > limit:
             # Afterwards: if the new one cannot be stored, nothing is given up for it.
-            self._driver.drop_oldest(delivery, f"{limit} messages were pending, and the oldest is dropped")
+            self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
         if message.sequence % _BREATHER == 0:
             await asyncio.sleep(0)
         return delivery

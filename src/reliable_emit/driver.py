@@ -67,15 +67,16 @@ class Driver:
         self._sequence += 1
         message.sequence = self._sequence
         delivery = self._handles.new(message, callback)
+        self._expiry.watch(message)
         try:
             await self.outbox.append(message)
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError):  # after which it may be stored all the same
+                message.state = "dead"
                 self._handles.release(delivery)
             self._left()
             raise
         self.stats.accepted += 1
-        self._expiry.watch(message)
         self.advance()
         return delivery
 
@@ -86,6 +87,7 @@ class Driver:
             return None
         self._sequence += 1
         delivery = self._handles.new(message)
+        self._check(message)
         self.advance()
         return delivery
 
@@ -104,9 +106,9 @@ class Driver:
         if not self._stopped:
             self.withdraw(message, "cancelled", "it was cancelled")
 
-    def drop_oldest(self, newest: Delivery, detail: str) -> None:
-        """Give up the oldest message before `newest`, one that is not in flight if there is one."""
-        before = [message for message in itertools.islice(self.outbox, 2) if message.offset != newest.offset]
+    def drop_oldest(self, detail: str) -> None:
+        """Give up the oldest message but the newest one, one that is not in flight if there is one."""
+        before = [message for message in itertools.islice(self.outbox, 2) if message.sequence != self._sequence]
         oldest = next((message for message in before if message.state != "in_flight"), before[0] if before else None)
         if oldest is not None:
             self.withdraw(oldest, "dropped", detail)
@@ -222,13 +224,18 @@ class Driver:
         """The outbox has loaded what it had stored."""
         for message in messages:
             self._handles.rebind(message)
-            try:
-                self.link.codec.check(message.frames)
-            except TypeError as error:
-                self._run(self._sender.withdraw(message, "dropped", f"it cannot be read: {error}"))
-            else:
+            if self._check(message):
                 self._expiry.watch(message)
         self.advance()
+
+    def _check(self, message: Message) -> bool:
+        """Give up a message that the client cannot send: what comes from storage may be damaged, or another's."""
+        try:
+            self.link.codec.check(message.frames)
+        except TypeError as error:
+            self._run(self._sender.withdraw(message, "dropped", f"it cannot be read: {error}"))
+            return False
+        return True
 
     def advance(self) -> None:
         """Give up what is due, and load the next message if the sender is idle."""

@@ -118,6 +118,7 @@ class _MsgPackCodec:
             raise TypeError(_ANOTHERS)
 
     def with_id(self, frames: Frames, ack_id: int | None) -> list[str | bytes]:
+        self.check(frames)
         (snapshot,) = _encoded(frames)
         if ack_id is None or isinstance(snapshot, str):
             return [snapshot]

@@ -44,7 +44,7 @@ class Outbox(Protocol):
         """Where the messages are, in words, for people."""
 
     async def open(self, owner: OutboxOwner) -> int:
-        """Take ownership, and return the highest `Message.sequence` that was ever pending, 0 if none was.
+        """Take ownership, and return a number that is no lower than any pending message's `sequence`.
 
         Raises:
             OutboxLocked: Somebody else owns it.

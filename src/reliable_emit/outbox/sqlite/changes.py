@@ -30,6 +30,7 @@ class Taken:
 
     batch: Batch
     letters: dict[str, DeadLetter | Forgotten]
+    attempts: dict[int, Message]
     inserts: list[Insert]
 
 
@@ -71,26 +72,31 @@ class Changes:
 
     def bury(self, letter: DeadLetter) -> None:
         """There is a new dead letter."""
-        self.letters[letter.offset] = self._new_letters[letter.offset] = letter
+        self._note(letter.offset, letter)
 
     def forget(self, offset: str) -> None:
         """A dead letter is none any more."""
-        self.letters[offset] = self._new_letters[offset] = Forgotten()
+        self._note(offset, Forgotten())
+
+    def _note(self, offset: str, what: DeadLetter | Forgotten) -> None:
+        for letters in (self.letters, self._new_letters):
+            letters.pop(offset, None)  # what dies again is the youngest
+            letters[offset] = what
 
     def take(self) -> Taken | None:
         """Hand out all that is new as one batch; whatever belongs together is together in it."""
         if not (self.inserts or self._new_removed or self._new_letters or self._new_attempts):
             return None
-        letters, inserts = self._new_letters, self.inserts
+        letters, attempts, inserts = self._new_letters, self._new_attempts, self.inserts
         batch = Batch(
             removed=self._new_removed,
             forgotten=[rows.offset_column(offset) for offset, what in letters.items() if isinstance(what, Forgotten)],
             letters=[rows.letter_row(what) for what in letters.values() if isinstance(what, DeadLetter)],
-            attempts=[(m.attempts, m.failures, m.losses, m.sequence) for m in self._new_attempts.values()],
+            attempts=[(m.attempts, m.failures, m.losses, m.sequence) for m in attempts.values()],
             inserts=[insert.row for insert in inserts],
         )
         self._new_removed, self._new_letters, self._new_attempts, self.inserts = [], {}, {}, []
-        return Taken(batch, letters, inserts)
+        return Taken(batch, letters, attempts, inserts)
 
     def written(self, taken: Taken) -> None:
         """A batch is in the file."""
@@ -105,6 +111,7 @@ class Changes:
         # Revived ones, which are dead letters in the file as yet. One that was given up since stays out: it would be
         # stored after it was removed.
         self.inserts[:0] = [i for i in taken.inserts if i.stored is None and i.message.sequence not in self.removed]
-        for offset, what in taken.letters.items():
-            if self.letters.get(offset) is what:
-                self._new_letters.setdefault(offset, what)
+        letters = {offset: what for offset, what in taken.letters.items() if self.letters.get(offset) is what}
+        self._new_letters = letters | self._new_letters  # the older ones first
+        attempts = {number: message for number, message in taken.attempts.items() if number not in self.removed}
+        self._new_attempts = attempts | self._new_attempts

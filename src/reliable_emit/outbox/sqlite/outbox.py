@@ -10,12 +10,12 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Frames, Message, Unreadable
-from reliable_emit.errors import OutboxLocked, OutboxUnavailable
+from reliable_emit.errors import ClientClosed, OutboxLocked, OutboxUnavailable
 from reliable_emit.outbox.base import OutboxOwner
 from reliable_emit.outbox.sqlite import rows
 from reliable_emit.outbox.sqlite.changes import Forgotten, Insert
@@ -31,8 +31,6 @@ _logger = logging.getLogger("reliable_emit")
 
 _RETRY = 1.0
 _CLOSE_TIMEOUT = 2.0
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +92,7 @@ class SQLiteOutbox:
         self._opened: _Opened | None = None
         self._window = Window()
         self._appending: dict[int, Message] = {}  # not committed yet, in their order
+        self._storing: set[asyncio.Future[None]] = set()
         self._count = 0
         self._loading = False
 
@@ -116,10 +115,16 @@ class SQLiteOutbox:
         self._worker = worker = Worker(make, f"reliable-emit outbox {self._path.name}")
         try:
             await worker.start()
-            found = await _result(worker, _look)
         except BaseException:
             self._worker = None
             worker.abandon()
+            raise
+        try:
+            found = await worker.ask(_look)
+        except BaseException:
+            self._worker = None
+            # When this call has raised, another one may open the file.
+            await asyncio.wait({worker.stop(closed=False)}, timeout=_CLOSE_TIMEOUT)
             raise
         # Whoever lets go of it without closing it does not keep others from opening the file.
         finalizer = weakref.finalize(self, worker.abandon)
@@ -143,6 +148,8 @@ class SQLiteOutbox:
                 _logger.error("%s does not close, the disk does not answer; it is left to itself", self._path)
                 ending.cancel()
                 opened.worker.abandon()
+                for stored in [stored for stored in self._storing if not stored.done()]:
+                    stored.set_exception(ClientClosed("the disk does not answer, and may or may not have the message"))
             elif opened.writer.changes:
                 _logger.error("%s could not be written to; what was acknowledged last may be sent again", self._path)
             opened.finalizer.detach()
@@ -160,7 +167,9 @@ class SQLiteOutbox:
         """Accept a message: return once it is committed."""
         opened = self._working()
         row = rows.message_row(message, opened.clock)
-        stored = asyncio.get_running_loop().create_future()
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._storing.add(stored)
+        stored.add_done_callback(self._storing.discard)
         self._insert(opened, message, row, stored)
         await stored
 
@@ -203,9 +212,10 @@ class SQLiteOutbox:
         return self._count
 
     def __iter__(self) -> Iterator[Message]:
+        end, complete = self._window.end, self._window.complete
         yield from list(self._window)
-        if not self._window.complete:
-            for message in self._reader().pending(self._window.end):
+        if not complete:
+            for message in self._reader().pending(end):
                 if not self._is_removed(message) and message.sequence not in self._appending:
                     yield message
         yield from list(self._appending.values())
@@ -230,6 +240,7 @@ class SQLiteOutbox:
     def bury(self, letter: DeadLetter) -> None:
         """Make a message a dead letter; in the file, soon."""
         writer = self._working().writer
+        rows.pack(letter.message.frames)  # what cannot be written has to raise here, not later
         if letter.message.sequence:
             self.remove(letter.message)
         writer.bury(letter)
@@ -309,7 +320,7 @@ class SQLiteOutbox:
 
 
 async def _end(opened: _Opened) -> None:
-    await _result(opened.worker, lambda _: None)  # whatever was submitted before has been answered then
+    await opened.worker.ask(lambda _: None)  # whatever was submitted before has been answered then
     await opened.worker.stop(closed=not opened.writer.changes)
 
 
@@ -319,19 +330,3 @@ def _closed(frames: Frames) -> tuple[Any, ...]:
 
 def _look(store: Store) -> _Found:
     return _Found(store.count(), store.last(), store.load(0, MESSAGES, BYTES))
-
-
-def _result(worker: Worker, job: Callable[[Store], _T]) -> asyncio.Future[_T]:
-    """Return a future for the result of a job."""
-    result: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-
-    def done(value: _T, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is None:
-            result.set_result(value)
-        else:
-            result.set_exception(error)
-
-    worker.submit(job, done)
-    return result

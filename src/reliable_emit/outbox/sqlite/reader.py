@@ -16,11 +16,13 @@ from typing import Any
 from reliable_emit.delivery import DeadLetter, Frames, Message
 from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable
 from reliable_emit.outbox.sqlite import rows
+from reliable_emit.outbox.sqlite.files import ERRORS, explain
 from reliable_emit.outbox.sqlite.rows import Clock
-from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA, explain
+from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA
 
 _CHUNK = 256
 _BUSY = 1.0
+_LAST = 2**63 - 1
 
 
 class Reader:
@@ -50,20 +52,22 @@ class Reader:
         """Iterate over the pending messages behind a sequence, oldest first; a piece of the file at a time."""
         while True:
             with self._open() as db:
-                (doubtful_to,) = db.execute("SELECT doubtful_to FROM state").fetchone()
+                doubtful_to = _doubtful_to(db)
                 found = db.execute(
                     f"SELECT {rows.MESSAGE} FROM message WHERE sequence > ? ORDER BY sequence LIMIT {_CHUNK}", (after,)
                 ).fetchall()
             for row in found:
+                if row[0] <= after:
+                    raise OutboxCorrupt(str(self._path), "its messages are out of order")
+                after = row[0]
                 yield rows.message_of(row, doubtful_to, self._clock)
             if len(found) < _CHUNK:
                 return
-            after = found[-1][0]
 
     def message(self, offset: str) -> Message | None:
         """Return the pending message with that offset, if any."""
         with self._open() as db:
-            (doubtful_to,) = db.execute("SELECT doubtful_to FROM state").fetchone()
+            doubtful_to = _doubtful_to(db)
             row = db.execute(
                 f"SELECT {rows.MESSAGE} FROM message WHERE client_offset = ?", (rows.offset_column(offset),)
             ).fetchone()
@@ -90,10 +94,11 @@ class Reader:
         try:
             address = f"file:{urllib.parse.quote(str(self._path))}?mode=ro"
             with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None)) as db:
+                db.text_factory = rows.text_factory
                 self._check(db)
                 db.execute("BEGIN")  # one view of the file for all that is asked of it
                 yield db
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise explain(self._path, error) from None
 
     def _check(self, db: sqlite3.Connection) -> None:
@@ -105,3 +110,10 @@ class Reader:
             raise OutboxUnavailable(
                 str(self._path), f"its schema is version {version}, and this reliable-emit reads {len(SCHEMA)}"
             )
+
+
+def _doubtful_to(db: sqlite3.Connection) -> int:
+    match db.execute("SELECT doubtful_to FROM state").fetchall():
+        case [(int(sequence),)]:
+            return sequence
+    return _LAST  # nobody knows how it ended

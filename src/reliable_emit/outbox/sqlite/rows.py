@@ -5,15 +5,19 @@ No pickle, and nothing that depends on this version's classes: text, numbers, an
 
 from __future__ import annotations
 
+import bisect
+import math
 import struct
+import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from reliable_emit.delivery import DeadLetter, Frames, Message, Unencoded, Unreadable
 from reliable_emit.errors import Reason
 
 MESSAGE = (
-    "sequence, client_offset, event, frames, ack_timeout, retries, accepted_at, expires_at, attempts, failures, losses"
+    "sequence, client_offset, event, frames, ack_timeout, retries, accepted_at, expires_at, attempts, failures, "
+    "losses, doubtful"
 )
 LETTER = "client_offset, event, frames, ack_timeout, retries, accepted_at, attempts, doubtful, reason, detail, died_at"
 
@@ -23,14 +27,47 @@ Row = tuple[Column, ...]
 _TEXT, _BYTES = b"t", b"b"
 _SEVERAL = b"s"
 _HEADER = struct.Struct(">cI")
+_CHECKSUM = struct.Struct(">I")
 _LARGEST = 2**63 - 1
+_JUMP = 1.0
+"""Seconds by which the calendar has to have been set for that to be noted."""
 
 
-class Clock(NamedTuple):
-    """The two clocks between which a time to live is carried: the event loop's, and the calendar's."""
+class Clock:
+    """The two clocks between which a time to live is carried: the event loop's, and the calendar's.
 
-    loop: Callable[[], float]
-    calendar: Callable[[], float]
+    The calendar may be set while it runs, as that of a device without a clock is once it is connected. That changes
+    nothing for the messages of this process.
+
+    Args:
+        loop: Seconds, steady.
+        calendar: Seconds of Unix time.
+    """
+
+    def __init__(self, loop: Callable[[], float], calendar: Callable[[], float]) -> None:
+        self._loop = loop
+        self._calendar = calendar
+        self._opened_at = loop(), calendar()
+        self._ahead: list[tuple[int, float]] = []  # of the loop's clock, and the sequence from which on it is that
+
+    def to_calendar(self, sequence: int, at: float) -> float:
+        """Return the calendar's time for one of the loop's, for a message that is new."""
+        ahead = self._calendar() - self._loop()
+        if not self._ahead or abs(ahead - self._ahead[-1][1]) > _JUMP:
+            self._ahead.append((sequence, ahead))
+        return at + self._ahead[-1][1]
+
+    def to_loop(self, sequence: int, at: float, accepted_at: float) -> float:
+        """Return the loop's time for one of the calendar's.
+
+        For a message of an earlier owner what has passed since is over; and if the calendar was set back, the message
+        lives no longer than it was to at first.
+        """
+        place = bisect.bisect_right(self._ahead, (sequence, math.inf)) - 1
+        if place >= 0:
+            return at - self._ahead[place][1]
+        loop, calendar = self._opened_at
+        return loop + min(at - calendar, at - accepted_at)
 
 
 def pack(frames: Frames) -> bytes:
@@ -41,11 +78,11 @@ def pack(frames: Frames) -> bytes:
     """
     match frames:
         case str():
-            return _TEXT + _utf8(frames)
+            return _checked(_TEXT + _utf8(frames))
         case bytes():
-            return _BYTES + frames
+            return _checked(_BYTES + frames)
         case tuple():
-            return _SEVERAL + b"".join(map(_pack_one, frames))
+            return _checked(_SEVERAL + b"".join(map(_pack_one, frames)))
         case Unreadable():
             return frames.stored
         case Unencoded():
@@ -55,12 +92,27 @@ def pack(frames: Frames) -> bytes:
             )
 
 
-def unpack(stored: bytes) -> Frames:
+def _checked(content: bytes) -> bytes:
+    # SQLite does not notice a bit that a disk has lost, and what comes out then may well be a message, another one.
+    return _CHECKSUM.pack(zlib.crc32(content)) + content
+
+
+def _check(stored: Column) -> bytes:
+    if not isinstance(stored, bytes):
+        raise TypeError(f"it is of type {type(stored).__name__}")
+    (checksum,) = _CHECKSUM.unpack_from(stored)
+    content = stored[_CHECKSUM.size :]
+    if zlib.crc32(content) != checksum:
+        raise ValueError("its checksum is wrong")
+    return content
+
+
+def unpack(stored: Column) -> Frames:
     """Return a snapshot that was stored; what cannot be read comes back as `Unreadable`."""
     try:
-        return _unpack(stored)
+        return _unpack(_check(stored))
     except (ValueError, TypeError, struct.error) as error:
-        kept = stored if isinstance(stored, bytes) else str(stored).encode()
+        kept = stored if isinstance(stored, bytes) else str(stored).encode("utf-8", "backslashreplace")
         return Unreadable(kept, f"the outbox holds something else in its place ({error})")
 
 
@@ -110,8 +162,21 @@ def _to_column(text: str) -> str | bytes:
     return text
 
 
+def text_factory(content: bytes) -> str:
+    """Return the text in a column, also if it is damaged: of what a message is called, less depends on it."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("utf-8", "backslashreplace")
+
+
 def _from_column(value: Column) -> str:
-    return _text(value) if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return _text(value)
+    except UnicodeDecodeError:
+        return text_factory(value)
 
 
 def offset_column(offset: str) -> Column:
@@ -130,33 +195,54 @@ def message_row(message: Message, clock: Clock) -> Row:
         message.ack_timeout,
         None if message.retries is None else min(message.retries, _LARGEST),
         message.accepted_at,
-        None if expires_at is None else clock.calendar() + expires_at - clock.loop(),
+        None if expires_at is None else clock.to_calendar(message.sequence, expires_at),
         message.attempts,
         message.failures,
         message.losses,
+        int(message.doubtful),
     )
 
 
 def message_of(row: Any, doubtful_to: int, clock: Clock) -> Message:
-    """Return the message of a row.
+    """Return the message of a row."""
+    sequence, *columns, expires_at, attempts, failures, losses, doubtful = row
+    message = _message_of(columns, [attempts, failures, losses, doubtful], [0.0 if expires_at is None else expires_at])
+    message.sequence = sequence
+    message.doubtful |= sequence <= doubtful_to
+    if isinstance(message.frames, Unreadable):
+        return message
+    message.failures, message.losses = failures, losses
+    if expires_at is not None:
+        message.expires_at = clock.to_loop(sequence, expires_at, message.accepted_at)
+    return message
 
-    Its time to live goes on where it was: what has passed since is over, and if the calendar was set back, it is no
-    longer than it was at first.
+
+def _message_of(columns: Any, counts: list[Any], times: list[Any]) -> Message:
+    """Return the message of what its row and that of its dead letter have in common.
+
+    Columns that hold something else make it unreadable, whatever else there is: what it says cannot be relied on.
+
+    Args:
+        columns: ``client_offset, event, frames, ack_timeout, retries, accepted_at``.
+        counts: Other columns that have to hold whole numbers; `attempts` is the first, `doubtful` the last of them.
+        times: Other columns that have to hold numbers.
     """
-    sequence, offset, event, frames, ack_timeout, retries, accepted_at, expires_at, attempts, failures, losses = row
-    left = None if expires_at is None else min(expires_at - clock.calendar(), expires_at - accepted_at)
+    offset, event, frames, ack_timeout, retries, accepted_at = columns
+    read = unpack(frames)
+    uncounted = [value for value in counts if not isinstance(value, int)]
+    odd = uncounted + [value for value in (ack_timeout, accepted_at, *times) if not isinstance(value, int | float)]
+    odd += [] if retries is None or isinstance(retries, int) else [retries]
+    if odd and not isinstance(read, Unreadable):
+        read = Unreadable(frames, f"the outbox holds something else in place of a number ({odd[0]!r:.50})")
     message = Message(
         offset=_from_column(offset),
         event=_from_column(event),
-        frames=unpack(frames),
-        ack_timeout=ack_timeout,
-        retries=retries,
-        accepted_at=accepted_at,
-        expires_at=None if left is None else clock.loop() + left,
+        frames=read,
+        ack_timeout=10.0 if odd else ack_timeout,
+        retries=None if odd else retries,
+        accepted_at=0.0 if odd else accepted_at,
     )
-    message.sequence = sequence
-    message.attempts, message.failures, message.losses = attempts, failures, losses
-    message.doubtful = sequence <= doubtful_to
+    message.attempts, message.doubtful = (0, True) if uncounted else (counts[0], bool(counts[-1]))
     return message
 
 
@@ -180,15 +266,8 @@ def letter_row(letter: DeadLetter) -> Row:
 
 def letter_of(row: Any, decode: Callable[[Frames], tuple[Any, ...]]) -> DeadLetter:
     """Return the dead letter of a row."""
-    offset, event, frames, ack_timeout, retries, accepted_at, attempts, doubtful, reason, detail, died_at = row
-    message = Message(
-        offset=_from_column(offset),
-        event=_from_column(event),
-        frames=unpack(frames),
-        ack_timeout=ack_timeout,
-        retries=retries,
-        accepted_at=accepted_at,
-    )
+    *columns, attempts, doubtful, reason, detail, died_at = row
+    message = _message_of(columns, [attempts, doubtful], [died_at])
     message.state = "dead"
-    message.attempts, message.doubtful = attempts, bool(doubtful)
+    died_at = died_at if isinstance(died_at, int | float) else 0.0
     return DeadLetter(message, cast("Reason", _from_column(reason)), _from_column(detail), died_at, decode)

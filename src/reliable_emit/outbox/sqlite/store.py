@@ -6,15 +6,17 @@ import contextlib
 import dataclasses
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 from reliable_emit.delivery import Message
 from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
 from reliable_emit.outbox.sqlite import rows
+from reliable_emit.outbox.sqlite.files import ERRORS, explain, explain_os, file_size, identity
 from reliable_emit.outbox.sqlite.lock import Lock
 from reliable_emit.outbox.sqlite.rows import Clock, Column, Row
+from reliable_emit.outbox.sqlite.window import size as snapshot_size
 
 Synchronous = Literal["full", "normal"]
 
@@ -32,7 +34,8 @@ SCHEMA = [
         expires_at REAL,
         attempts INTEGER NOT NULL,
         failures INTEGER NOT NULL,
-        losses INTEGER NOT NULL
+        losses INTEGER NOT NULL,
+        doubtful INTEGER NOT NULL -- whether it may have been sent once more than that says
     );
     CREATE TABLE dead_letter (
         number INTEGER PRIMARY KEY,
@@ -58,7 +61,7 @@ SCHEMA = [
 """What makes each version of the schema out of the one before; the file's ``user_version`` says which ones it has."""
 
 _INSERT = (
-    f"INSERT OR IGNORE INTO message ({rows.MESSAGE}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+    f"INSERT OR IGNORE INTO message ({rows.MESSAGE}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
     f"WHERE NOT EXISTS (SELECT 1 FROM dead_letter WHERE client_offset = ?2)"
 )
 _BURY = f"INSERT OR REPLACE INTO dead_letter ({rows.LETTER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -66,7 +69,6 @@ _BUSY = 5.0
 """Seconds that a statement waits for the lock of a program that is no outbox, such as a person with a shell."""
 _WAL_LIMIT = 4_000_000
 _VACUUM_STEP = 256
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 @dataclasses.dataclass(slots=True)
@@ -113,13 +115,16 @@ class Store:
 
     def __init__(self, path: Path, synchronous: Synchronous, clock: Clock) -> None:
         self._path = path
+        self._wal = Path(f"{os.path.realpath(path)}-wal")
         self._clock = clock
         self._doubtful_to = 0
         self._files: dict[str, tuple[int, int]] = {}
+        if path.is_dir():
+            raise OutboxUnavailable(str(path), "it is a directory; give a file in it")
         try:
             self._lock = Lock(path)
         except OSError as error:
-            raise OutboxUnavailable(str(path), _explain_os(path, error)) from None
+            raise OutboxUnavailable(str(path), explain_os(path, error)) from None
         try:
             self._db = self._open(synchronous)
         except BaseException:
@@ -127,21 +132,21 @@ class Store:
             raise
 
     def _open(self, synchronous: Synchronous) -> sqlite3.Connection:
-        wal = Path(f"{self._path}-wal")
-        if wal.exists() and wal.stat().st_size and not (self._path.exists() and self._path.stat().st_size):
+        if file_size(self._wal) and not file_size(self._path):
             # SQLite would take it for a new database, and throw the log away: all that is left of the messages.
             raise OutboxCorrupt(
-                str(self._path), f"the file is empty or gone, but its write-ahead log {wal.name} is there"
+                str(self._path), f"the file is empty or gone, but its write-ahead log {self._wal.name} is there"
             )
         try:
             # Used by the worker's thread, which may not be the one that closes it. Transactions are begun by hand.
             db = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
+            db.text_factory = rows.text_factory
+        except ERRORS as error:
             raise self._explain(error) from None
         try:
             self._db = db
             self._prepare(synchronous)
-        except sqlite3.Error as error:
+        except ERRORS as error:
             db.close()
             raise self._explain(error) from None
         except BaseException:
@@ -150,12 +155,14 @@ class Store:
         return db
 
     def _prepare(self, synchronous: Synchronous) -> None:
-        self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        self._db.execute("PRAGMA synchronous = full")  # for the note that somebody was here
         application, version, tables = (
             self._number("PRAGMA application_id"),
             self._number("PRAGMA user_version"),
             self._number("SELECT count(*) FROM sqlite_master"),
         )
+        if file_size(self._path) and not self._number("PRAGMA page_count"):
+            raise OutboxCorrupt(str(self._path), "it is cut short")  # to SQLite it is empty, and to be written over
         if application != APPLICATION_ID and (application or version or tables):
             raise OutboxCorrupt(str(self._path), "it is another program's database")
         if version > len(SCHEMA):
@@ -177,23 +184,29 @@ class Store:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {number}")
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        closed, self._doubtful_to = self._db.execute("SELECT closed, doubtful_to FROM state").fetchone()
-        if not closed:
-            self._doubtful_to = max(self._doubtful_to, self._last())
-        self._db.execute("UPDATE state SET closed = 0, doubtful_to = ?", (self._doubtful_to,))
+        match self._db.execute("SELECT closed, doubtful_to FROM state").fetchall():
+            case [(int(closed), int(doubtful_to))]:
+                self._doubtful_to = doubtful_to if closed else max(doubtful_to, self._last())
+            case _:  # damaged: then nobody knows how it ended
+                self._doubtful_to = self._last()
+        self._db.execute("DELETE FROM state")
+        self._db.execute("INSERT INTO state VALUES (0, ?)", (self._doubtful_to,))
         self._db.execute("COMMIT")
-        self._files = {name: _identity(name) for name in (str(self._path), f"{self._path}-wal")}
+        self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        self._files = {name: identity(name) for name in (str(self._path), str(self._wal))}
 
     def _last(self) -> int:
         return self._number("SELECT coalesce(max(sequence), 0) FROM message")
 
     def last(self) -> int:
-        """Return the highest sequence there was, or one above it."""
-        return max(self._last(), self._doubtful_to)
+        """Return the highest sequence there was, or one above it; raises as `load` does."""
+        with self._explained():
+            return max(self._last(), self._doubtful_to)
 
     def count(self) -> int:
-        """Return how many messages are pending."""
-        return self._number("SELECT count(*) FROM message")
+        """Return how many messages are pending; raises as `load` does."""
+        with self._explained():
+            return self._number("SELECT count(*) FROM message")
 
     def load(self, after: int, messages: int, size: int) -> Loaded:
         """Read the pending messages behind a sequence: up to that many, and no further once there are `size` bytes.
@@ -203,18 +216,20 @@ class Store:
             OutboxUnavailable: It cannot be read.
         """
         found: list[Message] = []
-        try:
+        end = after
+        with self._explained():
             for row in self._db.execute(
                 f"SELECT {rows.MESSAGE} FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, messages)
             ):
-                found.append(rows.message_of(row, self._doubtful_to, self._clock))
-                size -= len(row[3])
+                message = rows.message_of(row, self._doubtful_to, self._clock)
+                if message.sequence <= end:
+                    raise OutboxCorrupt(str(self._path), "its messages are out of order")
+                end = message.sequence
+                found.append(message)
+                size -= snapshot_size(message.frames)
                 if size <= 0:
                     break
-            end = found[-1].sequence if found else after
             (more,) = self._db.execute("SELECT EXISTS (SELECT 1 FROM message WHERE sequence > ?)", (end,)).fetchone()
-        except sqlite3.Error as error:
-            raise self._explain(error) from None
         return Loaded(found, end, complete=not more)
 
     def write(self, batches: Sequence[Batch]) -> list[set[int]]:
@@ -229,7 +244,7 @@ class Store:
             refused = [self._write(batch) for batch in batches]
             self._check_files()
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except ERRORS as error:
             self._roll_back()
             raise self._explain(error) from None
         except BaseException:
@@ -238,7 +253,7 @@ class Store:
         return refused
 
     def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*ERRORS):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
@@ -263,8 +278,8 @@ class Store:
 
     def _check_files(self) -> None:
         """Raise if somebody has taken the file away: SQLite would go on writing where nobody can find it again."""
-        for name, identity in self._files.items():
-            if _identity(name) != identity:
+        for name, known in self._files.items():
+            if identity(name) != known:
                 raise OutboxUnavailable(
                     str(self._path),
                     f"{name} was deleted or replaced while it was in use. What it had is still being delivered, as "
@@ -277,21 +292,20 @@ class Store:
             if self._number("PRAGMA freelist_count") > _VACUUM_STEP:
                 self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
                 return True
-            wal = f"{self._path}-wal"
-            if os.path.exists(wal) and os.path.getsize(wal) > 0:
+            if file_size(self._wal):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except (sqlite3.Error, OSError):
+        except (*ERRORS, OSError):
             pass  # somebody reads, or the disk is full: there is no hurry
         return False
 
     def close(self, *, closed: bool) -> None:
         """Close the file and let go of it; `closed` if all that happened was written down."""
         try:
-            with contextlib.suppress(sqlite3.Error, ReliableEmitError):
+            with contextlib.suppress(*ERRORS, ReliableEmitError):
                 if closed:
                     self._check_files()
                     self._db.execute("UPDATE state SET closed = 1")
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(*ERRORS):
                 self._db.close()
         finally:
             self._lock.release()
@@ -300,30 +314,12 @@ class Store:
         (value,) = self._db.execute(query, arguments).fetchone()
         return int(value)
 
-    def _explain(self, error: sqlite3.Error) -> ReliableEmitError:
+    def _explain(self, error: sqlite3.Error | UnicodeDecodeError) -> ReliableEmitError:
         return explain(self._path, error)
 
-
-def explain(path: Path, error: sqlite3.Error) -> ReliableEmitError:
-    """Return the error to raise for one of SQLite's."""
-    # The extended codes have the plain one in their lowest byte.
-    if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
-        return OutboxCorrupt(str(path), str(error))
-    if path.is_dir():
-        return OutboxUnavailable(str(path), "it is a directory; give a file in it")
-    return OutboxUnavailable(str(path), str(error))
-
-
-def _explain_os(path: Path, error: OSError) -> str:
-    parent = path.parent
-    if not parent.exists():
-        return f"the directory {parent} does not exist"
-    return f"{error.strerror or error} ({error.filename or path})"
-
-
-def _identity(name: str) -> tuple[int, int]:
-    try:
-        found = os.stat(name)
-    except OSError:
-        return 0, 0
-    return found.st_dev, found.st_ino
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except ERRORS as error:
+            raise self._explain(error) from None

@@ -51,6 +51,8 @@ class Window:
         """A message was stored behind all others: take it if everything before it is here, and there is room."""
         if self.complete and self.has_room():
             self._add(message)
+        elif message.sequence < self.end:
+            self._add(message)  # it will not be loaded: that goes on behind the end
         else:
             self.complete = False
 
@@ -64,7 +66,9 @@ class Window:
     def _add(self, message: Message) -> None:
         self._messages[message.sequence] = message
         self._bytes += size(message.frames)
-        self.end = message.sequence
+        if message.sequence < self.end:  # revived, and stored only at the second try
+            self._messages = OrderedDict(sorted(self._messages.items()))
+        self.end = max(self.end, message.sequence)
 
     def pop(self, sequence: int) -> Message | None:
         """Take a message out."""

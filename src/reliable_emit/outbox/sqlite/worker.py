@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from reliable_emit.outbox.sqlite.store import Batch, Store
 
@@ -28,6 +28,7 @@ _TIDY = 0.25
 """Seconds at its end."""
 
 Done = Callable[[Any, BaseException | None], None]
+_T = TypeVar("_T")
 Job = Batch | Callable[[Store], Any]
 
 
@@ -46,6 +47,7 @@ class Worker:
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Job, Done] | bool] = queue.SimpleQueue()
+        self._untidy = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._opened = self._loop.create_future()
         self._ended = self._loop.create_future()
@@ -58,6 +60,21 @@ class Worker:
     def submit(self, job: Job, done: Done) -> None:
         """Do a job, and call `done` with its result or its error: for a batch, the sequences that were refused."""
         self._jobs.put((job, done))
+
+    def ask(self, job: Callable[[Store], _T]) -> asyncio.Future[_T]:
+        """Do a job, and return a future for its result."""
+        result: asyncio.Future[_T] = self._loop.create_future()
+
+        def done(value: _T, error: BaseException | None) -> None:
+            if result.done():
+                return
+            if error is None:
+                result.set_result(value)
+            else:
+                result.set_exception(error)
+
+        self.submit(job, done)
+        return result
 
     def stop(self, *, closed: bool) -> asyncio.Future[None]:
         """Close the store after the jobs so far, and return a future for that.
@@ -91,35 +108,40 @@ class Worker:
         self._post(_set, self._ended, None)
 
     def _work(self, store: Store) -> bool:
-        untidy = False
-        while True:
+        closed = None
+        while closed is None:
+            closed = self._round(store)
+        return closed
+
+    def _round(self, store: Store) -> bool | None:
+        """Do what there is to do, and return how to end, if that is what comes next.
+
+        While it waits it remembers nothing of the round before, which would keep the outbox and its client alive.
+        """
+        try:
+            following: Any = self._jobs.get(timeout=_IDLE) if self._untidy else self._jobs.get()
+        except queue.Empty:
+            self._untidy = store.tidy()
+            while self._untidy and self._jobs.empty():
+                self._untidy = store.tidy()
+            return None
+        group: list[tuple[Batch, Done]] = []
+        while isinstance(following, tuple) and isinstance(following[0], Batch):
+            group.append((following[0], following[1]))
+            if len(group) == _GROUP:
+                following = None
+                break
             try:
-                first = self._jobs.get(timeout=_IDLE) if untidy else self._jobs.get()
+                following = self._jobs.get_nowait()
             except queue.Empty:
-                untidy = store.tidy()
-                while untidy and self._jobs.empty():
-                    untidy = store.tidy()
-                continue
-            following: Any = first
-            group: list[tuple[Batch, Done]] = []
-            while isinstance(following, tuple) and isinstance(following[0], Batch):
-                group.append((following[0], following[1]))
-                if len(group) == _GROUP:
-                    following = _NOTHING
-                    break
-                try:
-                    following = self._jobs.get_nowait()
-                except queue.Empty:
-                    following = _NOTHING
-            if group:
-                self._write(store, group)
-                untidy = True
-            if following is _NOTHING:
-                continue
-            if isinstance(following, bool):
-                return following
-            job, done = following
-            self._do(store, job, done)
+                following = None
+        if group:
+            self._write(store, group)
+            self._untidy = True
+        if isinstance(following, tuple):
+            self._do(store, *following)
+            return None
+        return cast("bool | None", following)
 
     def _write(self, store: Store, group: list[tuple[Batch, Done]]) -> None:
         try:
@@ -140,9 +162,6 @@ class Worker:
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-_NOTHING = object()
 
 
 def _tell(results: list[tuple[Done, Any, BaseException | None]]) -> None:
