@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/getting-started.md", "docs/durable-outbox.md"]
+PAGES = ["README.md", "docs/getting-started.md", "docs/connection.md", "docs/durable-outbox.md"]
 ALL_PAGES = [*PAGES, "docs/delivery-guarantees.md", "docs/differences.md"]
 PATIENCE = 30.0
 """Seconds that a block may take."""
@@ -288,7 +288,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/connection.md"])
 def test_commands_in_the_text_exist(page: str) -> None:
     commands = re.findall(r"`reliable-emit (\w+)", read(page))
     assert commands

@@ -36,9 +36,11 @@ class ClientState:
             case "connected":
                 return f"connected as {self.socket_id} for {_span(self.seconds)}, {self.pending} waiting"
             case "connecting":
-                words = f"connecting, attempt {self.attempt}"
+                words = "connecting"
+                if self.attempt:
+                    words += f", attempt {self.attempt}{'' if self.next_in is None else ' failed'}"
                 if self.next_in is not None:
-                    words = f"connecting, {self.attempt} failed, next in {self.next_in:.1f} s"
+                    words += f", next in {self.next_in:.1f} s"
             case "disconnected":
                 words = "not connected"
             case "gave_up":

@@ -19,6 +19,10 @@ from typing import Any
 from reliable_emit.link.engine import shut_down
 from reliable_emit.link.requests import Requests
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 _LEAST = 0.8
 """Seconds of silence that say something. Of the real clock: a process that slept has not listened."""
 _GROWTH = 3
@@ -26,9 +30,11 @@ _GROWTH = 3
 _ROUND_TRIPS = 4
 _UPLOAD = 4096
 """Bytes; with fewer under way it is the peer's kernel that takes them, and it does so when the program is frozen."""
+_FILLING = 0.3
+"""Seconds for which the kernels' buffers take what is written although nobody reads it."""
 
 # struct tcp_info of Linux, as far as it matters.
-_TCP_INFO = struct.Struct("=16xI4xI40xII44xQQ8xI")
+_TCP_INFO = struct.Struct("=68xII44xQQ")
 _TCP_INFO_SIZE = 192
 
 
@@ -58,7 +64,8 @@ class Probe:
     polling: bool
     heard: int
     traffic: _Traffic | None
-    since: float | None = None
+    since: float | None
+    acked: int
 
 
 class Pulse:
@@ -74,7 +81,7 @@ class Pulse:
         self._requests = requests
         self._received = 0
         self._least = _LEAST
-        self._pings: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[None]] = set()
         self._original = self._eio._receive_packet  # noqa: SLF001 - heartbeats are seen nowhere else
         self._eio._receive_packet = self._receive_packet  # noqa: SLF001
 
@@ -98,27 +105,32 @@ class Pulse:
         eio = self._eio
         if eio.state != "connected":
             return None
+        traffic = self._traffic()
+        acked = 0 if traffic is None else traffic.acked
         if eio.transport() == "websocket":
-            probe = Probe(eio.sid, polling=False, heard=self.heard, traffic=self._traffic())
-            ping = asyncio.ensure_future(_ping(eio.ws, probe))
-            self._pings.add(ping)
-            ping.add_done_callback(self._pings.discard)
-            return probe
-        # Over polling each request is answered, and there is nothing else to ask.
-        return Probe(eio.sid, polling=True, heard=heard, traffic=self._traffic(), since=since)
+            probe = Probe(eio.sid, polling=False, heard=self.heard, traffic=traffic, since=None, acked=acked)
+        else:
+            # Over polling each request is answered, and there is nothing else to ask.
+            probe = Probe(eio.sid, polling=True, heard=heard, traffic=traffic, since=since, acked=acked)
+        asking = asyncio.ensure_future(self._ask(probe))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return probe
 
     def is_answered(self, probe: Probe) -> bool:
         """Whether the other end has shown a sign of life since then, or the connection is another one."""
-        if self._eio.state != "connected" or self._eio.sid != probe.connection or self.heard != probe.heard:
-            return True
-        if probe.polling != (self._eio.transport() == "polling"):
+        if self.is_over(probe) or self.heard != probe.heard:
             return True
         now = self._traffic()
         if now is None or probe.traffic is None:
             return False
         if now.received != probe.traffic.received:
             return True
-        return probe.traffic.under_way > _UPLOAD and now.acked > probe.traffic.acked
+        return probe.traffic.under_way > _UPLOAD and now.acked > probe.acked
+
+    def is_over(self, probe: Probe) -> bool:
+        """Whether the connection is another one by now."""
+        return bool(self._eio.state != "connected" or self._eio.sid != probe.connection)
 
     def silence(self, probe: Probe) -> str | None:
         """Return in words that the connection is dead, if it has been silent for long enough."""
@@ -152,6 +164,16 @@ class Pulse:
         else:
             self._requests.fail()
 
+    async def _ask(self, probe: Probe) -> None:
+        if not probe.polling:
+            probe.since = time.monotonic()
+            # It may wait for a peer that reads no more, or find that there is none.
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._eio.ws.ping(), _FILLING)
+        await asyncio.sleep(_FILLING)
+        if (now := self._traffic()) is not None and not self.is_over(probe):
+            probe.acked = now.acked
+
     async def _receive_packet(self, packet: Any) -> None:
         self._received += 1
         await self._original(packet)
@@ -169,19 +191,13 @@ class Pulse:
         return [each.get_extra_info("socket") for each in transports if each is not None]
 
 
-async def _ping(ws: Any, probe: Probe) -> None:
-    probe.since = time.monotonic()
-    # It may wait for a peer that reads no more, or find that there is none.
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(ws.ping(), _LEAST)
-
-
 def _traffic(connection: Any) -> _Traffic | None:
     if connection is None or sys.platform != "linux":
         return None
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        segment, unacked, round_trip, variation, acked, received, unsent = _TCP_INFO.unpack_from(info)
+        round_trip, variation, acked, received = _TCP_INFO.unpack_from(info)
+        (under_way,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
     except (OSError, AttributeError, TypeError, struct.error):
         return None  # no TCP, an old kernel, or an event loop with sockets of its own
-    return _Traffic(received, acked, unacked * segment + unsent, (round_trip + variation) / 1e6)
+    return _Traffic(received, acked, under_way, (round_trip + variation) / 1e6)

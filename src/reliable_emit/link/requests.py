@@ -26,11 +26,11 @@ class _Part:
 class Requests:
     """Takes the place of the method that an Engine.IO client sends its HTTP requests with.
 
-    What is sent is the same, but for three things. More packets than a request may have go out in several requests, one
+    What is sent is the same, but for some things. More packets than a request may have go out in several requests, one
     after the other, and an answer with more than Engine.IO reads is given to it in parts. A request whose answer breaks
     off fails, where Engine.IO would believe for ever that it is connected. And when a request fails on a connection
     that stands, all others fail too: Engine.IO would notice that its packets are lost only when the server next answers
-    a poll.
+    a poll. For the same reason the last poll is given up when the client has said goodbye.
 
     Attributes:
         answered: How many answers have come.
@@ -67,8 +67,9 @@ class Requests:
         response: Any = None
         for part in _parts(body, _SEPARATOR) if isinstance(body, str) else [body]:
             response = await self._request(method, url, headers, part, timeout)
-            if _has_failed(response):
+            if _has_failed(response) or self._eio.state == "disconnecting":
                 self.fail()
+            if _has_failed(response):
                 break
         return response
 
