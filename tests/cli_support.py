@@ -224,6 +224,9 @@ class Keeper:
     def loaded(self, messages: Sequence[Message]) -> None:
         pass
 
+    def refused(self, message: Message) -> None:
+        pass
+
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         raise NotImplementedError
 

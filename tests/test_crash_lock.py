@@ -23,6 +23,9 @@ class Nobody:
     def loaded(self, messages: object) -> None:
         pass
 
+    def refused(self, message: object) -> None:
+        pass
+
     def decode(self, frames: object) -> tuple[object, ...]:
         raise NotImplementedError
 

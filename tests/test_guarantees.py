@@ -141,28 +141,6 @@ async def test_a_message_written_to_a_connection_that_is_dead_already_is_sent_on
     assert [item.arguments for item in server.received] == [("x", delivery.offset)]
 
 
-async def test_a_silent_connection_costs_attempts_until_python_socketio_notices(server: Server, clock: Clock) -> None:
-    # Frozen is what a pulled cable looks like: the connection stands, and nothing passes.
-    async with rig(server, retries=1, client_offset=True) as it:
-        await it.client.call("sink", "fine")
-        assert server._runner is not None
-        assert server._runner.server is not None
-        for connection in server._runner.server.connections:
-            assert isinstance(connection.transport, asyncio.Transport)
-            connection.transport.pause_reading()
-        delivery = await it.client.emit("sink", "x")
-        for _ in range(2):
-            await clock.forward(11)
-        with pytest.raises(DeliveryFailed) as caught:
-            await within(delivery)
-        assert (caught.value.reason, caught.value.possibly_delivered) == ("exhausted", True)
-        assert it.client.connected
-        server.cut()
-        await it.ups.has(2)
-        await within(it.client.redeliver(delivery.offset))
-    assert server.arguments("sink") == ["fine", "x"]
-
-
 async def test_after_a_kick_messages_wait_for_somebody_to_connect(server: Server) -> None:
     async with rig(server) as it:
         await server.sio.disconnect(it.sio.get_sid())

@@ -296,6 +296,55 @@ async def test_a_namespace_that_is_refused_on_a_connection_that_stands_is_asked_
             server.sio.on("connect", lambda *_: None, namespace=refused)
 
 
+async def test_a_namespace_is_asked_for_until_there_is_an_answer() -> None:
+    """Whatever goes wrong meanwhile: the function for the token fails, the server does not answer."""
+    async with Server("/", "/b") as server:
+        problems: list[Exception] = []
+
+        def token() -> dict[str, str]:
+            if problems:
+                raise problems.pop()
+            return {"token": "fresh"}
+
+        sio = socketio.AsyncClient(handle_sigint=False)
+        async with kept(None, sio=sio) as it, kept(None, namespace="/b", sio=sio) as other:
+            await within(it.client.connect(server.url, auth=token, wait_timeout=0.3, **QUICK))
+            await other.ups.has(1)
+            deliver = server.sio.eio.handlers["message"]
+            swallowed: Log[str] = Log()
+
+            async def swallow(eio_sid: str, data: Any) -> None:
+                if not swallowed and str(data).startswith("0/b"):
+                    swallowed.add(data)
+                    return
+                await deliver(eio_sid, data)
+
+            server.sio.eio.on("message", swallow)
+            problems.append(LookupError("no token"))
+            await server.sio.disconnect(sio.get_sid("/b"), namespace="/b")
+            await other.ups.has(2)
+            await works(other)
+            assert other.attempts == [1, 1, 2, 3]
+            assert len(swallowed) == 1
+            assert it.client.stats.disconnected == 0
+
+
+async def test_a_namespace_that_is_refused_for_good_leaves_the_other_connected() -> None:
+    async with Server("/", "/b") as server:
+        sio = socketio.AsyncClient(handle_sigint=False)
+        async with kept(None, sio=sio) as it, kept(None, namespace="/b", sio=sio) as other:
+            await within(it.client.connect(server.url, final=lambda _: True, **QUICK))
+            await other.ups.has(1)
+            server.sio.on("connect", lambda *_: False, namespace="/b")
+            await server.sio.disconnect(sio.get_sid("/b"), namespace="/b")
+            await other.gave_up.has(1)
+            assert (other.client.state.phase, it.client.state.phase) == ("gave_up", "connected")
+            assert it.gave_up == []
+            await works(it)
+            server.cut()
+            await it.gave_up.has(1)  # python-socketio connects all of them or none
+
+
 # Refusals.
 
 
@@ -416,12 +465,12 @@ async def test_the_server_is_found_at_its_new_address(server: Server) -> None:
 
 
 async def test_a_function_that_takes_its_time_has_its_own(server: Server) -> None:
-    async def token() -> dict[str, str]:
+    async def url() -> str:
         await asyncio.sleep(0.5)
-        return {"token": "fresh"}
+        return server.url
 
     async with kept(None) as it:
-        await within(it.client.connect(server.url, auth=token, wait_timeout=0.4, **QUICK))
+        await within(it.client.connect(url, wait_timeout=0.4, **QUICK))
         await works(it)
         assert it.client.stats.connect_attempts == 1
 
@@ -570,6 +619,19 @@ async def test_the_user_may_connect_by_hand_while_we_reconnect(server: Server) -
         await it.sio.disconnect()
 
 
+async def test_a_connection_made_by_hand_after_a_kick_is_python_socketios_to_reconnect(server: Server) -> None:
+    sio = socketio.AsyncClient(handle_sigint=False, reconnection_delay=0.02, randomization_factor=0)
+    async with kept(server, sio=sio, connect={"reconnect_after_kick": False}) as it:
+        await server.sio.disconnect(sio.get_sid())
+        await within(sio.wait())
+        await sio.connect(server.url, transports=["websocket"])
+        server.cut()
+        await it.ups.has(3)
+        await works(it)
+        assert len(it.attempts) == 1
+        await sio.disconnect()
+
+
 async def test_connect_takes_over_from_a_reconnection(server: Server) -> None:
     async with kept(server, connect={"reconnect_backoff": tenacity.wait_fixed(3600)}) as it:
         server.cut()
@@ -580,6 +642,27 @@ async def test_connect_takes_over_from_a_reconnection(server: Server) -> None:
         server.cut()
         await it.ups.has(3)
         await works(it)
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_connect_takes_over_from_an_attempt_that_is_half_way(server: Server, transport: str) -> None:
+    """What is left of that attempt would end the new connection: the mark that ends a write loop, say."""
+    options = QUICK | {"transports": transport}
+    async with kept(server, connect=options) as it:
+        begun = Log[str]()
+
+        async def slow(sid: str, _environ: object, _auth: object = None) -> None:
+            begun.add(sid)
+            await asyncio.sleep(0.3 if len(begun) == 1 else 0)
+
+        server.sio.on("connect", slow)
+        await server.sio.disconnect(it.sio.get_sid())
+        await begun.has(1)
+        await within(it.client.connect(server.url, **options))
+        await works(it)
+        await asyncio.sleep(0.4)
+        await works(it)
+        assert len(begun) == len(it.ups) == 2
 
 
 async def test_connect_takes_over_from_python_socketios_own_reconnection(server: Server) -> None:
@@ -687,10 +770,14 @@ async def test_fifty_reconnections_leave_nothing_behind(server: Server, transpor
     async with kept(server, connect={"transports": transport, "reconnect_backoff": backoff}) as it:
         await works(it)
 
+        def ours(task: asyncio.Task[Any]) -> bool:  # not the server's
+            path = task.get_coro().cr_code.co_filename  # type: ignore[union-attr]
+            return "reliable_emit" in path or "async_client" in path
+
         def sizes() -> tuple[int, ...]:
             gc.collect()
             return (
-                len([task for task in asyncio.all_tasks() if "ocket" not in str(task.get_coro())]),
+                len([task for task in asyncio.all_tasks() if ours(task)]),
                 len(it.sio.callbacks.get("/", {})),
                 len(base_client.reconnecting_clients),
             )

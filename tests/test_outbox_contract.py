@@ -155,6 +155,9 @@ class _Deaf:
         if messages and self._tell:
             self._owner.loaded(messages)
 
+    def refused(self, message: Message) -> None:
+        self._owner.refused(message)
+
     def decode(self, frames: Any) -> tuple[Any, ...]:
         return self._owner.decode(frames)
 

@@ -270,6 +270,9 @@ class Nobody:
     def loaded(self, messages: Sequence[Message]) -> None:
         pass
 
+    def refused(self, message: Message) -> None:
+        pass
+
     def decode(self, frames: Frames) -> tuple[object, ...]:
         return (number(frames),)
 

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import engineio.packet
 import pytest
 import socketio
 import tenacity
@@ -252,26 +253,16 @@ async def test_a_server_that_only_looks_dead_is_recycled_ever_more_rarely(
     """Such as one with ``async_handlers=False``, which answers no ping while a handler runs."""
     monkeypatch.setattr(pulse, "_LEAST", 0.2)
     async with through(server, ack_timeout=0.5, retries=2) as it:
-        it.proxy.prepare = lambda _: None
 
-        def deaf(pair: Pair) -> None:
-            async def later() -> None:
-                await asyncio.sleep(0.15)
-                pair.there.swallowing = True
+        def deaf(*_: object) -> None:
+            it.proxy.pairs[-1].there.swallowing = True
 
-            tasks.append(asyncio.ensure_future(later()))
-
-        tasks: list[asyncio.Task[None]] = []
-        it.proxy.prepare = deaf
-        for pair in it.proxy.pairs:
-            pair.there.swallowing = True
-        it.client._driver.link._tap.pulse._least = 0.2
-        server.handlers["slow"] = lambda *_: NO_ACK
+        it.client.on("connected", deaf)
+        deaf()
         delivery = await it.client.emit("slow")
-        with pytest.raises(DeliveryFailed, match="exhausted"):
+        with pytest.raises(DeliveryFailed, match="exhausted after 5 attempts: no acknowledgement within"):
             await within(delivery)
-        assert 1 <= it.client.stats.recycled <= 3
-        await asyncio.wait(tasks)
+        assert (it.client.stats.recycled, it.client.stats.timed_out) == (2, 3)
 
 
 async def test_where_the_kernel_does_not_count_a_message_recycles_once(
@@ -310,6 +301,16 @@ async def test_all_namespaces_of_a_dead_connection_are_told(caplog: pytest.LogCa
         assert caplog.text.count("recycled") == 1
 
 
+async def test_a_connection_that_cannot_be_shut_down_is_buried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with through(server) as it:
+        monkeypatch.setattr(it.client._driver.link._tap.pulse, "end", lambda: None)
+        for pair in it.proxy.pairs:
+            pair.blackhole()
+        delivery = await it.client.emit("echo", "x")
+        await within(delivery)
+        assert it.client.stats.disconnected == 1
+
+
 # Polling.
 
 
@@ -345,8 +346,9 @@ async def test_more_than_16_packets_at_once_pass_over_polling_both_ways(server: 
             await it.sio.emit("echo", number)
         assert (await within(it.client.call("echo", "last")))[0] == "last"
         assert server.arguments() == [*range(100), "last"]
+        outgoing = server.sio.eio._get_socket(it.sio.sid)
         for number in range(100):
-            await server.sio.emit("news", number, to=it.sio.get_sid())
+            await outgoing.send(engineio.packet.Packet(engineio.packet.MESSAGE, f'2["news",{number}]'))
         await heard.has(100)
         assert sorted(heard) == list(range(100))
         assert it.client.stats.disconnected == 0

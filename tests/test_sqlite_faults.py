@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from reliable_emit import OutboxCorrupt, OutboxUnavailable, ReliableClient, ReliableEmitError, SQLiteOutbox
+from reliable_emit.delivery import DeadLetter
 from reliable_emit.outbox.sqlite import store as store_module
 from sqlite_support import offline, query, rig, sio, store, written
 from support import Server, within
@@ -436,3 +440,158 @@ async def test_what_is_damaged_while_in_use_stops_nobody(tmp_path: Path, caplog:
     with pytest.raises((OutboxCorrupt, OutboxUnavailable)):
         async with offline(path):
             pass
+
+
+# What else uses the file, or is in its place.
+
+
+async def test_who_reads_the_file_holds_up_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    client = ReliableClient(sio(), outbox=SQLiteOutbox(path, synchronous="normal"))
+    await client.emit("e", 0)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM message").fetchall()
+        for number in range(3):
+            await asyncio.sleep(0.3)  # it is idle, and begins to tidy up
+            async with asyncio.timeout(2):
+                await client.emit("e", number)
+        async with asyncio.timeout(1.5):
+            await client.close(timeout=0)
+        async with offline(path) as again:
+            assert data(again) == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["remove", "bury"])
+@pytest.mark.parametrize("where", ["window", "file", "appending"])
+async def test_what_is_settled_twice_is_settled_once(tmp_path: Path, how: str, where: str) -> None:
+    path = tmp_path / "outbox.db"
+    async with offline(path, max_pending=None) as client:
+        outbox = client._outbox
+        number = 600 if where == "file" else 3
+        await asyncio.gather(*(client.emit("e", n) for n in range(number)))
+        if where == "appending":
+            adding = asyncio.ensure_future(client.emit("e", number))
+            while len(outbox) == number:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            number += 1
+        message = list(outbox)[-1]
+        again = copy.copy(message)
+        for one in (message, message, again):
+            if how == "remove":
+                outbox.remove(one)
+            else:
+                outbox.bury(DeadLetter(one, "expired", "", 1.0, lambda _: ()))
+            assert len(outbox) == number - 1 == len(list(outbox))
+        if where == "appending":
+            await adding
+        await written(client)
+        outbox.remove(message)
+        outbox.bury(DeadLetter(again, "expired", "", 1.0, lambda _: ()))
+        assert len(outbox) == number - 1
+        assert len(outbox.dead_letters()) == (how == "bury")
+    assert query(path, "SELECT count(*) FROM message") == [(number - 1,)]
+
+
+async def test_what_expires_while_it_cannot_be_stored_is_no_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox.db"
+    async with offline(path) as client:
+        await client.emit("e", 0)
+        write, failing = store_module.Store.write, threading.Event()
+
+        def full(it: store_module.Store, batches: Any) -> Any:
+            failing.wait(10)
+            monkeypatch.setattr(store_module.Store, "write", write)
+            raise OutboxUnavailable(str(path), "the disk is full")
+
+        monkeypatch.setattr(store_module.Store, "write", full)
+        emitting = asyncio.ensure_future(client.emit("e", "half"))
+        while len(client._outbox) < 2:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        message = list(client._outbox)[-1]
+        client._outbox.bury(DeadLetter(message, "expired", "", 1.0, lambda _: ()))
+        await asyncio.sleep(0.3)  # the letter is on its way, too
+        failing.set()
+        with pytest.raises(OutboxUnavailable):
+            await within(emitting)
+        assert client.dead_letters() == []
+        await written(client)
+        assert client.dead_letters() == []
+        assert data(client) == [0]
+
+
+async def test_without_pwrite_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pwrite")
+    path = tmp_path / "outbox.db"
+    (tmp_path / "outbox.db-lock").write_text("a longer text of another program\n", encoding="utf-8")
+    async with offline(path) as client:
+        await client.emit("e", 1)
+        assert (tmp_path / "outbox.db-lock").read_text(encoding="utf-8") == f"{os.getpid()}\n"
+
+
+async def test_a_lock_that_fails_half_way_is_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "outbox.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            async with offline(path):
+                pass
+    async with offline(path) as client:
+        await client.emit("e", 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take no such names")
+async def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff?#%.db"))
+    async with offline(path) as client:
+        await client.emit("e", 1)
+        assert client.dead_letters() == []
+    assert SQLiteOutbox(path).dead_letters() == []
+
+
+async def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    await refused(path, OutboxUnavailable, "it is no regular file")
+    with pytest.raises(OutboxUnavailable, match="it is no regular file"):
+        SQLiteOutbox(path).dead_letters()
+    assert not (tmp_path / "pipe-lock").exists()
+
+
+def test_a_file_that_is_not_there_yet_has_no_dead_letters(tmp_path: Path) -> None:
+    outbox = SQLiteOutbox(tmp_path / "outbox.db")
+    assert (outbox.dead_letters(), len(outbox), list(outbox)) == ([], 0, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+_READS = """
+import os, sys
+from reliable_emit import OutboxUnavailable, SQLiteOutbox
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+try:
+    print(SQLiteOutbox(sys.argv[1]).dead_letters())
+except OutboxUnavailable as error:
+    print(error.detail)
+"""
+
+
+@pytest.mark.parametrize(("mode", "words"), [(0o555, "may not write to the directory"), (0o000, "Permission denied")])
+def test_reading_in_a_directory_that_belongs_to_another(mode: int, words: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "outbox.db"
+
+        async def emit() -> None:
+            async with offline(path) as client:
+                await client.emit("e", 1)
+
+        asyncio.run(emit())
+        path.chmod(0o644)
+        path.parent.chmod(mode)
+        command = [sys.executable, "-c", _READS, str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        path.parent.chmod(0o755)
+    assert words in run.stdout

@@ -59,6 +59,9 @@ class _Nobody:
     def loaded(self, messages: object) -> None:
         pass
 
+    def refused(self, message: object) -> None:
+        pass
+
     def decode(self, frames: Any) -> tuple[Any, ...]:
         return (frames,)
 
@@ -310,7 +313,8 @@ def owner(path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 async def _refused(path: Path, process: int) -> None:
     started = time.monotonic()
-    with pytest.raises(OutboxLocked, match=f"is in use by process {process}; end that one first") as caught:
+    other = f"process {process}; end" if process != os.getpid() else "another client in this process; close"
+    with pytest.raises(OutboxLocked, match=f"is in use by {other} that one first") as caught:
         async with offline(path):
             pass
     assert (caught.value.path, caught.value.process) == (str(path.resolve().parent / path.name), process)  # noqa: ASYNC240
@@ -373,3 +377,41 @@ async def test_it_can_be_looked_at_while_somebody_owns_it(tmp_path: Path) -> Non
         assert look.letter("unknown") is None
         with pytest.raises(DeliveryFailed):
             await made[0]
+
+
+# An event loop that ends without closing it.
+
+
+async def _emit(outbox: SQLiteOutbox, data: int) -> tuple[ReliableClient, list[Any]]:
+    client = ReliableClient(sio(), outbox=outbox)
+    await within(client.emit("echo", data))
+    return client, [delivery.data[0] for delivery in client.queue()]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_event_loop_that_has_ended_keeps_nobody_out(tmp_path: Path, *, same: bool) -> None:
+    outbox = SQLiteOutbox(tmp_path / "outbox.db")
+
+    async def leave() -> ReliableClient:
+        client, _ = await _emit(outbox, 1)
+        assert client.queue()[0].cancel()  # which is not in the file yet
+        return client
+
+    async def again() -> list[Any]:
+        client, found = await _emit(outbox if same else SQLiteOutbox(tmp_path / "outbox.db"), 2)
+        await client.close(timeout=0)
+        return found
+
+    left = asyncio.run(leave())
+    assert asyncio.run(again()) == [2]
+    del left
+
+
+async def test_it_can_be_opened_as_soon_as_it_was_let_go_of(tmp_path: Path) -> None:
+    outbox = SQLiteOutbox(tmp_path / "outbox.db")
+    await outbox.open(_Nobody())
+    del outbox
+    gc.collect()
+    outbox = SQLiteOutbox(tmp_path / "outbox.db")
+    await within(outbox.open(_Nobody()))
+    await outbox.close()

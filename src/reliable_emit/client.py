@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from reliable_emit.admission import Admission
 from reliable_emit.composing import DEFAULT, AckTimeout, Composer, Retries
-from reliable_emit.delivery import DeadLetter, Delivery
+from reliable_emit.delivery import DeadLetter, Delivery, Message
 from reliable_emit.driver import Driver
 from reliable_emit.errors import CallTimeout, ClientClosed, FlushTimeout, OutboxFull
 from reliable_emit.hooks import Stats
@@ -108,7 +108,8 @@ class ReliableClient:
         self._closing: asyncio.Task[int] | None = None
         self._hurry = asyncio.Event()
         self._admission = Admission(max_pending if overflow == "wait" else None, lambda: len(self._outbox))
-        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.call_in)
+        self._remained = 0
+        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.call_in, self._start_opening)
         try:
             self._composer = Composer(
                 self._driver.link, self._policy, client_offset=client_offset, new_offset=new_offset or ClientOffsets()
@@ -118,7 +119,11 @@ class ReliableClient:
             raise
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        try:
+            await self._open()
+        except BaseException:
+            await self.close(timeout=0)  # nobody has it: the namespace can be wrapped again
+            raise
         return self
 
     async def __aexit__(
@@ -239,13 +244,23 @@ class ReliableClient:
             TypeError: The data cannot be encoded, or an argument is of a wrong type; nothing was queued.
             ValueError: The event's name is reserved, or an argument has a wrong value; nothing was queued.
             OutboxFull: `max_pending` messages wait and `overflow` is ``"raise"``; nothing was queued.
+            OutboxLocked: A durable outbox has another owner; nothing was queued.
+            OutboxCorrupt: A durable outbox cannot be read; nothing was queued.
+            OutboxUnavailable: A durable outbox cannot be opened or written to; nothing was queued.
             ClientClosed: The client is closed; nothing was queued.
         """
         if callback is not None and not callable(callback):
             raise TypeError(f"callback is {callback!r}; give a function")
+        message = self._message(event, data, ack_timeout, retries, ttl)
+        return await self._accept(message, callback)
+
+    def _message(self, event: str, data: Any, ack_timeout: AckTimeout, retries: Retries, ttl: float | None) -> Message:
         self._check_open()
         message = self._composer.message(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
         self._driver.check_offset(message.offset)
+        return message
+
+    async def _accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
         self._start_opening()
         await self._admission.enter()
         self._driver.check_offset(message.offset)  # others have entered meanwhile
@@ -256,9 +271,6 @@ class ReliableClient:
             if overflow == "drop_newest":
                 return self._driver.refuse(message, f"{limit} messages were pending, and the newest is dropped")
         delivery = await self._driver.accept(message, callback)
-        if limit is not None and overflow == "drop_oldest" and len(self._outbox) > limit:
-            # Afterwards: if the new one cannot be stored, nothing is given up for it.
-            self._driver.drop_oldest(f"{limit} messages were pending, and the oldest is dropped")
         if message.sequence % _BREATHER == 0:
             await asyncio.sleep(0)
         return delivery
@@ -298,14 +310,15 @@ class ReliableClient:
         if timeout is not None:
             seconds("timeout", timeout, zero=True)
         self._driver.check_wait()
-        delivery = None
+        message = self._message(event, data, ack_timeout, retries, ttl)
         try:
             async with asyncio.timeout(timeout):
-                delivery = await self.emit(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
-                return await delivery
+                return await (await self._accept(message))
         except TimeoutError:
             if timeout is None:  # somebody else's
                 raise
+            # With a place in the order it is accepted, or on its way to the disk.
+            delivery = self._driver.delivery(message) if message.sequence else None
             raise CallTimeout(event, delivery, timeout) from None
 
     async def emit_volatile(self, event: str, data: Any = None) -> bool:
@@ -352,6 +365,7 @@ class ReliableClient:
         if not flushed.done():
             flushed.cancel()
             raise FlushTimeout(self.pending, self._outbox.where)
+        flushed.result()
 
     async def close(self, *, timeout: float = _CLOSE_TIMEOUT) -> int:
         """Flush, and end: within `timeout` seconds and two more for disconnecting, whatever the network does.
@@ -393,7 +407,7 @@ class ReliableClient:
             finally:
                 hurry.cancel()
         self._driver.stop()
-        remaining = len(self._outbox)
+        self._remained = remaining = len(self._outbox)
         if remaining:
             _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
         self._driver.give_up_all()
@@ -410,8 +424,8 @@ class ReliableClient:
 
     @property
     def pending(self) -> int:
-        """How many messages are accepted and not settled."""
-        return len(self._outbox)
+        """How many messages are accepted and not settled; of a durable outbox, once it is open."""
+        return self._remained if self._remained and self._outbox.durable else len(self._outbox)
 
     def queue(self) -> list[Delivery]:
         """Return the deliveries of all pending messages, in order; the list is a snapshot, the handles are live."""
@@ -424,7 +438,9 @@ class ReliableClient:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the messages that were given up (but not those that you cancelled), oldest first."""
-        return self._outbox.dead_letters()
+        letters = self._outbox.dead_letters()
+        # An outbox that is not open cannot know how they are read.
+        return [dataclasses.replace(letter, _decode=self._driver.decode) for letter in letters]
 
     def redeliver(self, offset: str) -> Delivery:
         """Send a dead letter again, or a held message, under the same offset and with all its retries.
@@ -503,7 +519,7 @@ class ReliableClient:
 
     def _start_opening(self) -> None:
         """Open the outbox, once, whoever asks first."""
-        if self._opening is None:
+        if self._opening is None and self._closing is None:
             self._opening = asyncio.ensure_future(self._outbox.open(self._driver))
             self._opening.add_done_callback(self._opened)
 
@@ -519,5 +535,7 @@ class ReliableClient:
             self._driver.start(opening.result())
             self._admission.open()
         else:
+            if self._closing is None:
+                _logger.error("not opened: %s", error)
             self._opening = None  # so that the next call tries again
             self._admission.fail(error)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from reliable_emit.delivery import Delivery, Frames, Message
 from reliable_emit.errors import CLOSED, Reason
+from reliable_emit.excess import Excess
 from reliable_emit.expiry import Expiry
 from reliable_emit.flushing import Flushes
 from reliable_emit.handles import Handles
@@ -36,20 +36,31 @@ class Driver:
         outbox: Where accepted messages wait.
         policy: The limits, the backoff and what happens to an exhausted message.
         on_room: Called when a message left the outbox.
+        on_up: Called soon when the namespace is connected and the outbox is not open.
     """
 
-    def __init__(self, sio: Any, namespace: str, outbox: Outbox, policy: Policy, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sio: Any,
+        namespace: str,
+        outbox: Outbox,
+        policy: Policy,
+        on_room: Callable[[], None],
+        on_up: Callable[[], None],
+    ) -> None:
         self.hooks = Hooks()
         self.stats = Stats()
         self.outbox = outbox
         self._policy = policy
         self._on_room = on_room
+        self._on_up = on_up
         self._sender = Sender(max_losses=policy.max_losses, on_exhausted=policy.on_exhausted)
         self._handles = Handles(self, durable=outbox.durable)
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
         self._expiry = Expiry(self.advance)
         self._flushes = Flushes(outbox)
+        self._excess = Excess(policy, outbox, self.withdraw, lambda: self._sequence)
         self._started = self._stopped = False
         self.link = Link(sio, namespace, self)
         self._settling = Settling(outbox, self._handles, self.hooks, self.stats, self.link.codec.decode)
@@ -78,6 +89,7 @@ class Driver:
             raise
         self.stats.accepted += 1
         self.advance()
+        self._excess.accepted()
         return delivery
 
     def revive(self, offset: str) -> Delivery | None:
@@ -99,19 +111,14 @@ class Driver:
 
     def withdraw(self, message: Message, reason: Reason, detail: str) -> None:
         """Give up a pending message."""
-        self._perform(self._sender.withdraw(message, reason, detail))
+        message = self._handles.known(message)
+        if message.state in {"queued", "in_flight"}:
+            self._perform(self._sender.withdraw(message, reason, detail))
 
     def cancel(self, message: Message) -> None:
         """Give up a pending message because the user says so; what a closed client left is not hers any more."""
         if not self._stopped:
             self.withdraw(message, "cancelled", "it was cancelled")
-
-    def drop_oldest(self, detail: str) -> None:
-        """Give up the oldest message but the newest one, one that is not in flight if there is one."""
-        before = [message for message in itertools.islice(self.outbox, 2) if message.sequence != self._sequence]
-        oldest = next((message for message in before if message.state != "in_flight"), before[0] if before else None)
-        if oldest is not None:
-            self.withdraw(oldest, "dropped", detail)
 
     def delivery(self, message: Message) -> Delivery:
         """Return the handle on a pending message."""
@@ -176,6 +183,7 @@ class Driver:
         """Settle what is pending as dropped; or, if it stays in a durable outbox, say so to those who wait."""
         if self.outbox.durable:
             self._handles.leave_all(self.outbox.where)
+            self._flushes.end(len(self.outbox))
             return
         for message in list(self.outbox):
             self.withdraw(message, "dropped", CLOSED)
@@ -187,6 +195,9 @@ class Driver:
         self.stats.connected += 1
         _logger.info("connected to %s as %s; %d pending", self.link.namespace, socket_id, len(self.outbox))
         self.hooks.fire("connected", socket_id)
+        if not self._started:
+            # Whoever connects the wrapped client herself may have nothing to emit for now.
+            asyncio.get_running_loop().call_soon(self._on_up)
         self._expire()
         self._perform(self._sender.link_up())
 
@@ -226,7 +237,15 @@ class Driver:
             self._handles.rebind(message)
             if self._check(message):
                 self._expiry.watch(message)
+        self._excess.drop()
         self.advance()
+        self._left()  # those before it have, and perhaps nobody knew
+
+    def refused(self, message: Message) -> None:
+        """A message whose `emit` was cancelled could not be stored."""
+        message.state = "dead"
+        self._handles.release(self._handles.of(message))
+        self._left()
 
     def _check(self, message: Message) -> bool:
         """Give up a message that the client cannot send: what comes from storage may be damaged, or another's."""
@@ -245,6 +264,7 @@ class Driver:
             and not self._stopped
             and self._sender.phase is Phase.IDLE
             and (message := self.outbox.head()) is not None
+            and not self._expiry.is_due(message)
         ):
             self._run(self._sender.load(message))
 

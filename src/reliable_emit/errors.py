@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 from socketio import exceptions as socketio_exceptions
@@ -49,8 +50,13 @@ class OutboxLocked(ReliableEmitError):
     """
 
     def __init__(self, path: str, process: int | None = None) -> None:
-        owner = "another client" if process is None else f"process {process}"
-        super().__init__(f"the outbox {path} is in use by {owner}; end that one first, or use an outbox each")
+        if process is None:
+            owner = "another client; end that one first"
+        elif process == os.getpid():
+            owner = "another client in this process; close that one first"
+        else:
+            owner = f"process {process}; end that one first"
+        super().__init__(f"the outbox {path} is in use by {owner}, or use an outbox each")
         self.path = path
         self.process = process
 

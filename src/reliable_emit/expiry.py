@@ -10,6 +10,8 @@ from collections.abc import Callable
 from reliable_emit.delivery import Message
 
 _SLACK = 64
+_STEP = 64
+"""Messages that are given up in one step of the event loop."""
 
 _Entry = tuple[float, int, "weakref.ref[Message]"]
 
@@ -47,19 +49,25 @@ class Expiry:
         self._arm()
 
     def take_due(self) -> list[Message]:
-        """Return the messages whose time is over and that are not settled, and forget them.
+        """Return messages whose time is over and that are not settled, and forget them.
+
+        After a long time there may be thousands: they are returned some at a time, and `on_due` is called for more.
 
         The timer alone would come too late: whatever is sent next may be among them.
         """
         if not self._heap or self._heap[0][0] > (now := asyncio.get_running_loop().time()):
             return []
-        due = []
-        while self._heap and self._heap[0][0] <= now:
+        due: list[Message] = []
+        while self._heap and self._heap[0][0] <= now and len(due) < _STEP:
             message = _pending(heapq.heappop(self._heap))
             if message is not None:
                 due.append(message)
         self._arm()
         return due
+
+    def is_due(self, message: Message) -> bool:
+        """Whether that message's time is over."""
+        return message.expires_at is not None and message.expires_at <= asyncio.get_running_loop().time()
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from reliable_emit.errors import FlushTimeout
 from reliable_emit.outbox import Outbox
 
 
@@ -18,13 +19,26 @@ class Flushes:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()  # by sequence, since later ones are higher
+        self._remaining = 0
 
     def add(self, sequence: int) -> asyncio.Future[None]:
         """Return a future that is done when all messages up to that one are settled."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((sequence, done))
-        self.look()
+        if self._remaining:
+            self.end(self._remaining)
+        else:
+            self.look()
         return done
+
+    def end(self, remaining: int) -> None:
+        """Nothing is settled any more; whoever waits, or will, is told how many messages remain in the outbox."""
+        self._remaining = remaining
+        while remaining and self._waiting:
+            _, done = self._waiting.popleft()
+            if not done.done():
+                done.set_exception(FlushTimeout(remaining, self._outbox.where))
+        self.look()
 
     def look(self) -> None:
         """A message has left the outbox."""

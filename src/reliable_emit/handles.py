@@ -46,6 +46,11 @@ class Handles:
                 self._leave(delivery, self._left)
         return delivery
 
+    def known(self, message: Message) -> Message:
+        """Return the message itself, if this is a copy that was read while somebody has its handle."""
+        delivery = self._handles.get(message.offset)
+        return message if delivery is None else delivery._message  # noqa: SLF001 - this side of the handle
+
     def keep(self, delivery: Delivery) -> None:
         """Keep a handle until it is settled: somebody waits for it."""
         self._kept.add(delivery)

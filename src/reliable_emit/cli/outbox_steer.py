@@ -26,6 +26,9 @@ class _Owner:
     def loaded(self, messages: Sequence[Message]) -> None:
         """Nothing is done with what is there."""
 
+    def refused(self, message: Message) -> None:
+        """Nothing is appended here."""
+
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot."""
         return decode(frames)

@@ -86,13 +86,13 @@ class Tap:
         self.links.pop(link.namespace, None)
         if self.links or getattr(self._sio, _ATTRIBUTE, None) is not self:
             return
-        self._requests.detach()
-        self.pulse.detach()
         ours = {"connect": self._on_connect, "message": self._on_message, "disconnect": self._on_disconnect}
         if all(self._sio.eio.handlers[event] == handler for event, handler in ours.items()):
             self._sio.eio.on("connect", self._connect_handler)
             self._sio.eio.on("message", self._message_handler)
             self._sio.eio.on("disconnect", self._disconnect_handler)
+            self._requests.detach()
+            self.pulse.detach()
             delattr(self._sio, _ATTRIBUTE)
         # Otherwise somebody has put handlers of her own before ours; this tap stays, and only passes on.
 
@@ -114,7 +114,8 @@ class Tap:
     async def quiet(self) -> None:
         """Wait until no disconnect handler is at work."""
         while self._disconnecting:
-            self._quiet = asyncio.Event()
+            if self._quiet is None or self._quiet.is_set():
+                self._quiet = asyncio.Event()
             await self._quiet.wait()
 
     def recycle(self, evidence: str) -> None:

@@ -17,6 +17,9 @@ class OutboxOwner(Protocol):
         To be called before `head` returns any of them, and whenever `head` has a message after it had none.
         """
 
+    def refused(self, message: Message) -> None:
+        """A message that nobody waits for any more, since the `append` was cancelled, could not be stored."""
+
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """Return the arguments in a snapshot; for the dead letters that an outbox makes from what it has stored."""
 
@@ -69,6 +72,9 @@ class Outbox(Protocol):
 
     def head(self) -> Message | None:
         """Return the oldest pending message, ``None`` if there is none at hand (yet)."""
+
+    def at_hand(self) -> Iterator[Message]:
+        """The oldest pending messages, from `head` on, as many as can be had without waiting."""
 
     def attempted(self, message: Message) -> None:
         """A pending message is sent: its `attempts`, `failures` and `losses` may be worth remembering."""

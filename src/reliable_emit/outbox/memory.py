@@ -56,6 +56,10 @@ class MemoryOutbox:
         """Return the oldest pending message."""
         return next(iter(self._pending.values()), None)
 
+    def at_hand(self) -> Iterator[Message]:
+        """All of them."""
+        return iter(self)
+
     def attempted(self, message: Message) -> None:
         """Nothing is remembered for longer than the message itself."""
 
@@ -83,6 +87,9 @@ class MemoryOutbox:
     def get(self, offset: str) -> Message | None:
         """Return the pending message with that offset."""
         return self._pending.get(offset)
+
+    def __bool__(self) -> bool:
+        return True  # also an empty one is the outbox that was given
 
     def __len__(self) -> int:
         return len(self._pending)

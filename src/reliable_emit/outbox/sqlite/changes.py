@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import cast
 
 from reliable_emit.delivery import DeadLetter, Message
 from reliable_emit.outbox.sqlite import rows
@@ -18,6 +19,11 @@ class Insert:
     message: Message
     row: Row
     stored: asyncio.Future[None] | None
+
+    @property
+    def sequence(self) -> int:
+        """The one it is stored with; the message has another if it was withdrawn and revived meanwhile."""
+        return cast("int", self.row[0])
 
 
 class Forgotten:
@@ -78,6 +84,12 @@ class Changes:
         """A dead letter is none any more."""
         self._note(offset, Forgotten())
 
+    def unbury(self, insert: Insert) -> None:
+        """A message that was made a dead letter while it was being stored was not stored: it is none at all."""
+        letter = self.letters.get(insert.message.offset)
+        if isinstance(letter, DeadLetter) and letter.message.sequence == insert.sequence:
+            self.forget(letter.offset)  # not only dropped: it may have been written since
+
     def _note(self, offset: str, what: DeadLetter | Forgotten) -> None:
         for letters in (self.letters, self._new_letters):
             letters.pop(offset, None)  # what dies again is the youngest
@@ -110,7 +122,7 @@ class Changes:
         self._new_removed[:0] = taken.batch.removed
         # Revived ones, which are dead letters in the file as yet. One that was given up since stays out: it would be
         # stored after it was removed.
-        self.inserts[:0] = [i for i in taken.inserts if i.stored is None and i.message.sequence not in self.removed]
+        self.inserts[:0] = [i for i in taken.inserts if i.stored is None and i.sequence not in self.removed]
         letters = {offset: what for offset, what in taken.letters.items() if self.letters.get(offset) is what}
         self._new_letters = letters | self._new_letters  # the older ones first
         attempts = {number: message for number, message in taken.attempts.items() if number not in self.removed}

@@ -54,16 +54,22 @@ class Lock:
                 raise OutboxLocked(str(path), os.getpid())
             descriptor = os.open(f"{self._key}-lock", os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                _lock(descriptor)
-            except OSError:
-                process = _number(descriptor)
-                os.close(descriptor)
-                raise OutboxLocked(str(path), process) from None
+                self._take(path, descriptor)
+            except BaseException:
+                os.close(descriptor)  # and so it is let go of, if it was taken
+                raise
             self._descriptor: int | None = descriptor
             _held[self._key] = os.getpid()
+
+    def _take(self, path: Path, descriptor: int) -> None:
+        try:
+            _lock(descriptor)
+        except OSError:
+            raise OutboxLocked(str(path), _number(descriptor)) from None
         with contextlib.suppress(OSError):  # it is for people; a full disk must not keep anybody out
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)  # not pwrite(), which Windows does not have
+            os.write(descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Let others own the outbox."""
@@ -76,6 +82,7 @@ class Lock:
 
 def _number(descriptor: int) -> int | None:
     try:
+        os.lseek(descriptor, 0, os.SEEK_SET)  # on Windows, the lock has moved it
         return int(os.read(descriptor, 32))
     except (OSError, ValueError):
         return None

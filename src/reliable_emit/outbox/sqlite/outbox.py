@@ -11,7 +11,6 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Frames, Message, Unreadable
@@ -19,11 +18,12 @@ from reliable_emit.errors import ClientClosed, OutboxLocked, OutboxUnavailable
 from reliable_emit.outbox.base import OutboxOwner
 from reliable_emit.outbox.sqlite import rows
 from reliable_emit.outbox.sqlite.changes import Forgotten, Insert
+from reliable_emit.outbox.sqlite.files import checked_path, is_file
 from reliable_emit.outbox.sqlite.reader import Reader
 from reliable_emit.outbox.sqlite.rows import Clock
 from reliable_emit.outbox.sqlite.store import Loaded, Store, Synchronous
 from reliable_emit.outbox.sqlite.window import BYTES, MESSAGES, Window
-from reliable_emit.outbox.sqlite.worker import Worker
+from reliable_emit.outbox.sqlite.worker import Worker, owner_of
 from reliable_emit.outbox.sqlite.writer import Writer
 from reliable_emit.policy import one_of
 
@@ -42,15 +42,6 @@ class _Opened:
     writer: Writer
     clock: Clock
     finalizer: weakref.finalize[[], SQLiteOutbox]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
-    """What is in a file that was just opened."""
-
-    count: int
-    last: int
-    loaded: Loaded
 
 
 class SQLiteOutbox:
@@ -75,15 +66,8 @@ class SQLiteOutbox:
     durable = True
 
     def __init__(self, path: str | os.PathLike[str], *, synchronous: Synchronous = "full") -> None:
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path is {path!r}; give the path of a file, a str or a Path")
-        name = os.fspath(path)
-        if not isinstance(name, str):
-            raise TypeError(f"path is {path!r}; give it as a str, not bytes")
-        if not name or name.startswith(":") or "\0" in name:
-            raise ValueError(f"path is {path!r}; give the path of a file. MemoryOutbox() is the one without a file")
+        self._path = checked_path(path)
         one_of("synchronous", synchronous, ("full", "normal"))
-        self._path = Path(os.path.abspath(name))
         self._synchronous: Synchronous = synchronous
         self._reset()
 
@@ -108,19 +92,25 @@ class SQLiteOutbox:
 
     async def open(self, owner: OutboxOwner) -> int:
         """Take ownership, and load the oldest messages."""
-        if self._worker is not None:
+        if self._worker is not None and not self._worker.left:
             raise OutboxLocked(str(self._path), os.getpid())
+        before = owner_of(self._path)
+        unclosed = self._opened  # if there is one, its event loop has ended; it has its last words yet
+        self._reset()
         clock = Clock(asyncio.get_running_loop().time, time.time)
         make = functools.partial(Store, self._path, self._synchronous, clock)
-        self._worker = worker = Worker(make, f"reliable-emit outbox {self._path.name}")
+        self._worker = worker = Worker(make, self._path)
         try:
+            if before is not None and before.left:
+                await before.outlive()
+            del unclosed
             await worker.start()
         except BaseException:
             self._worker = None
             worker.abandon()
             raise
         try:
-            found = await worker.ask(_look)
+            count, last, loaded = await worker.ask(_look)
         except BaseException:
             self._worker = None
             # When this call has raised, another one may open the file.
@@ -130,9 +120,10 @@ class SQLiteOutbox:
         finalizer = weakref.finalize(self, worker.abandon)
         finalizer.atexit = False
         self._opened = _Opened(owner, worker, Writer(worker, self._inserted), clock, finalizer)
-        self._count = found.count
-        self._loaded(self._opened, found.loaded, None)
-        return found.last
+        worker.set_last_words(self._opened.writer.submit)
+        self._count = count
+        self._loaded(self._opened, loaded, None)
+        return last
 
     async def close(self) -> None:
         """Write down what became of the messages, and give up ownership; within two seconds, whatever the disk does."""
@@ -181,16 +172,19 @@ class SQLiteOutbox:
     def _inserted(self, outcomes: list[tuple[Insert, BaseException | None]]) -> None:
         had_head = self._window.head() is not None
         for insert, error in outcomes:
-            wanted = self._appending.pop(insert.message.sequence, None) is not None  # else it was given up meanwhile
+            wanted = self._appending.pop(insert.sequence, None) is not None  # else it was given up meanwhile
             if wanted and error is None:
                 self._window.offer(insert.message)
             elif wanted:
+                self._window.gone(insert.sequence)
                 self._count -= 1
             if insert.stored is not None and not insert.stored.done():
                 if error is None:
                     insert.stored.set_result(None)
                 else:
                     insert.stored.set_exception(error)
+            elif wanted and error is not None and insert.stored is not None and self._opened is not None:
+                self._opened.owner.refused(insert.message)
         if self._opened is not None and not had_head and self._window.head() is not None:
             self._opened.owner.loaded(())
 
@@ -200,6 +194,10 @@ class SQLiteOutbox:
         """Return the oldest pending message."""
         return self._window.head()
 
+    def at_hand(self) -> Iterator[Message]:
+        """The oldest ones, which are in memory."""
+        return iter(self._window)
+
     def get(self, offset: str) -> Message | None:
         """Return the pending message with that offset."""
         for message in itertools.chain(self._window, self._appending.values()):
@@ -207,6 +205,9 @@ class SQLiteOutbox:
                 return message
         stored = None if self._window.complete else self._reader().message(offset)
         return None if stored is None or self._is_removed(stored) else stored
+
+    def __bool__(self) -> bool:
+        return True  # also an empty one is the outbox that was given
 
     def __len__(self) -> int:
         return self._count
@@ -227,28 +228,34 @@ class SQLiteOutbox:
         self._working().writer.attempt(message)
 
     def remove(self, message: Message) -> None:
-        """Forget a pending message; in the file, soon."""
+        """Forget a pending message; in the file, soon. One that is pending no more stays as it is."""
+        self._remove(message)
+
+    def _remove(self, message: Message) -> bool:
         writer = self._working().writer
         if self._appending.pop(message.sequence, None) is not None:
+            self._window.gone(message.sequence)
             writer.submit()  # the message first, or it would be stored after it was removed
-        else:
-            self._window.pop(message.sequence)
+        elif not self._window.take(message.sequence):
+            return False
         self._count -= 1
         writer.remove(message)
         self._load_more()
+        return True
 
     def bury(self, letter: DeadLetter) -> None:
-        """Make a message a dead letter; in the file, soon."""
+        """Make a message a dead letter; in the file, soon. One that is settled already stays as it is."""
         writer = self._working().writer
-        rows.pack(letter.message.frames)  # what cannot be written has to raise here, not later
-        if letter.message.sequence:
-            self.remove(letter.message)
-        writer.bury(letter)
+        rows.check(letter.message.frames)  # what cannot be written has to raise here, not later
+        if not letter.message.sequence or self._remove(letter.message):
+            writer.bury(letter)
 
     # Dead letters.
 
     def dead_letters(self) -> list[DeadLetter]:
         """The dead letters, oldest first."""
+        if self._opened is None and not is_file(self._path):
+            return []
         unwritten = self._unwritten_letters()
         stored = [letter for letter in self._reader().letters() if letter.offset not in unwritten]
         return stored + [letter for letter in unwritten.values() if isinstance(letter, DeadLetter)]
@@ -328,5 +335,5 @@ def _closed(frames: Frames) -> tuple[Any, ...]:
     raise RuntimeError("the outbox is not open, so nobody knows how to read what is in a message")
 
 
-def _look(store: Store) -> _Found:
-    return _Found(store.count(), store.last(), store.load(0, MESSAGES, BYTES))
+def _look(store: Store) -> tuple[int, int, Loaded]:
+    return store.count(), store.last(), store.load(0, MESSAGES, BYTES)

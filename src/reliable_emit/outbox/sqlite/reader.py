@@ -7,6 +7,7 @@ somebody. What the owner has not written yet is not seen.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from reliable_emit.delivery import DeadLetter, Frames, Message
-from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable
+from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
 from reliable_emit.outbox.sqlite import rows
-from reliable_emit.outbox.sqlite.files import ERRORS, explain
+from reliable_emit.outbox.sqlite.files import ERRORS, explain, is_file
 from reliable_emit.outbox.sqlite.rows import Clock
 from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA
 
@@ -89,17 +90,27 @@ class Reader:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        if not self._path.exists():
+        if not is_file(self._path):
             raise OutboxUnavailable(str(self._path), "there is no such file")
         try:
-            address = f"file:{urllib.parse.quote(str(self._path))}?mode=ro"
+            address = f"file:{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
             with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY, isolation_level=None)) as db:
                 db.text_factory = rows.text_factory
                 self._check(db)
                 db.execute("BEGIN")  # one view of the file for all that is asked of it
                 yield db
         except ERRORS as error:
-            raise explain(self._path, error) from None
+            raise self._explain(error) from None
+
+    def _explain(self, error: sqlite3.Error | UnicodeDecodeError) -> ReliableEmitError:
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN} and os.access(self._path, os.R_OK):
+            return OutboxUnavailable(
+                str(self._path),
+                f"this user may not write to the directory {self._path.parent}, which SQLite has to even for reading; "
+                f"read a copy elsewhere, made while nobody uses it",
+            )
+        return explain(self._path, error)
 
     def _check(self, db: sqlite3.Connection) -> None:
         (application,) = db.execute("PRAGMA application_id").fetchone()

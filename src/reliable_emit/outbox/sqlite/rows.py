@@ -6,6 +6,7 @@ No pickle, and nothing that depends on this version's classes: text, numbers, an
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import struct
 import zlib
@@ -78,30 +79,43 @@ def pack(frames: Frames) -> bytes:
     """
     match frames:
         case str():
-            return _checked(_TEXT + _utf8(frames))
+            return _checked(_TEXT, _utf8(frames))
         case bytes():
-            return _checked(_BYTES + frames)
+            return _checked(_BYTES, frames)
         case tuple():
-            return _checked(_SEVERAL + b"".join(map(_pack_one, frames)))
+            return _checked(_SEVERAL, *itertools.chain.from_iterable(map(_pack_one, frames)))
         case Unreadable():
             return frames.stored
         case Unencoded():
-            raise TypeError(
-                f"the client's serializer is not one of python-socketio's own, so {frames.event!r} cannot be stored in "
-                f"a file; nothing was queued. Use a MemoryOutbox, or the default serializer or msgpack"
-            )
+            raise _unencoded(frames)
 
 
-def _checked(content: bytes) -> bytes:
+def check(frames: Frames) -> None:
+    """Raise what `pack` would raise."""
+    if isinstance(frames, Unencoded):
+        raise _unencoded(frames)
+
+
+def _unencoded(frames: Unencoded) -> TypeError:
+    return TypeError(
+        f"the client's serializer is not one of python-socketio's own, so {frames.event!r} cannot be stored in a file; "
+        f"nothing was queued. Use a MemoryOutbox, or the default serializer or msgpack"
+    )
+
+
+def _checked(*parts: bytes) -> bytes:
     # SQLite does not notice a bit that a disk has lost, and what comes out then may well be a message, another one.
-    return _CHECKSUM.pack(zlib.crc32(content)) + content
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join((_CHECKSUM.pack(checksum), *parts))  # copied once: there may be a hundred megabytes
 
 
-def _check(stored: Column) -> bytes:
+def _check(stored: Column) -> memoryview:
     if not isinstance(stored, bytes):
         raise TypeError(f"it is of type {type(stored).__name__}")
     (checksum,) = _CHECKSUM.unpack_from(stored)
-    content = stored[_CHECKSUM.size :]
+    content = memoryview(stored)[_CHECKSUM.size :]
     if zlib.crc32(content) != checksum:
         raise ValueError("its checksum is wrong")
     return content
@@ -116,12 +130,12 @@ def unpack(stored: Column) -> Frames:
         return Unreadable(kept, f"the outbox holds something else in its place ({error})")
 
 
-def _unpack(stored: bytes) -> Frames:
-    kind = stored[:1]
+def _unpack(stored: memoryview) -> Frames:
+    kind = bytes(stored[:1])
     if kind == _TEXT:
         return _text(stored[1:])
     if kind == _BYTES:
-        return stored[1:]
+        return bytes(stored[1:])
     if kind != _SEVERAL:
         raise ValueError(f"it begins with {kind!r}")
     frames: list[str | bytes] = []
@@ -133,15 +147,15 @@ def _unpack(stored: bytes) -> Frames:
         at += length
         if at > len(stored) or one not in {_TEXT, _BYTES}:
             raise ValueError("it is cut short")
-        frames.append(_text(content) if one == _TEXT else content)
+        frames.append(_text(content) if one == _TEXT else bytes(content))
     if not frames:
         raise ValueError("it is empty")
     return tuple(frames)
 
 
-def _pack_one(frame: str | bytes) -> bytes:
+def _pack_one(frame: str | bytes) -> tuple[bytes, bytes]:
     kind, content = (_TEXT, _utf8(frame)) if isinstance(frame, str) else (_BYTES, frame)
-    return _HEADER.pack(kind, len(content)) + content
+    return _HEADER.pack(kind, len(content)), content
 
 
 # A json module of the user's may leave half of a surrogate pair in a text.
@@ -149,8 +163,8 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogatepass")
+def _text(content: bytes | memoryview) -> str:
+    return str(content, "utf-8", "surrogatepass")
 
 
 def _to_column(text: str) -> str | bytes:

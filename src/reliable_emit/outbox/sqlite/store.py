@@ -13,7 +13,7 @@ from typing import Literal, cast
 from reliable_emit.delivery import Message
 from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
 from reliable_emit.outbox.sqlite import rows
-from reliable_emit.outbox.sqlite.files import ERRORS, explain, explain_os, file_size, identity
+from reliable_emit.outbox.sqlite.files import ERRORS, explain, explain_os, file_size, identity, is_file
 from reliable_emit.outbox.sqlite.lock import Lock
 from reliable_emit.outbox.sqlite.rows import Clock, Column, Row
 from reliable_emit.outbox.sqlite.window import size as snapshot_size
@@ -119,8 +119,7 @@ class Store:
         self._clock = clock
         self._doubtful_to = 0
         self._files: dict[str, tuple[int, int]] = {}
-        if path.is_dir():
-            raise OutboxUnavailable(str(path), "it is a directory; give a file in it")
+        is_file(path)  # or it raises: then there is nothing to lock
         try:
             self._lock = Lock(path)
         except OSError as error:
@@ -289,14 +288,24 @@ class Store:
     def tidy(self) -> bool:
         """Do one small step of giving back space that is not used any more, and say whether there is more to do."""
         try:
-            if self._number("PRAGMA freelist_count") > _VACUUM_STEP:
-                self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
-                return True
-            if file_size(self._wal):
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            with self._waiting(0):  # messages would wait too: for as long as somebody reads, such as a backup
+                if self._number("PRAGMA freelist_count") > _VACUUM_STEP:
+                    self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
+                    return True
+                if file_size(self._wal):
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except (*ERRORS, OSError):
             pass  # somebody reads, or the disk is full: there is no hurry
         return False
+
+    @contextlib.contextmanager
+    def _waiting(self, seconds: float) -> Iterator[None]:
+        """In here, statements wait that long at the most for another program's lock."""
+        try:
+            self._db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+            yield
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(_BUSY * 1000)}")
 
     def close(self, *, closed: bool) -> None:
         """Close the file and let go of it; `closed` if all that happened was written down."""
@@ -305,6 +314,8 @@ class Store:
                 if closed:
                     self._check_files()
                     self._db.execute("UPDATE state SET closed = 1")
+            with contextlib.suppress(*ERRORS):
+                self._db.execute("PRAGMA busy_timeout = 0")  # what is not moved into the file now is so another time
             with contextlib.suppress(*ERRORS):
                 self._db.close()
         finally:

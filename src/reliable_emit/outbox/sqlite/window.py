@@ -26,6 +26,8 @@ class Window:
         # Ordered for finding its first key without walking over those that were removed before.
         self._messages: OrderedDict[int, Message] = OrderedDict()
         self._bytes = 0
+        self._gone: set[int] = set()  # of those behind the end that are not pending, to know them again
+        self._tidy_at = MESSAGES
         self.complete = True
         self.end = 0
 
@@ -70,12 +72,23 @@ class Window:
             self._messages = OrderedDict(sorted(self._messages.items()))
         self.end = max(self.end, message.sequence)
 
-    def pop(self, sequence: int) -> Message | None:
-        """Take a message out."""
+    def take(self, sequence: int) -> bool:
+        """A stored message is pending no more: take it out if it is here, and say whether it was pending at all."""
         message = self._messages.pop(sequence, None)
         if message is not None:
             self._bytes -= size(message.frames)
-        return message
+            return True
+        if self.complete or sequence <= self.end or sequence in self._gone:
+            return False
+        self.gone(sequence)
+        return True
+
+    def gone(self, sequence: int) -> None:
+        """A message behind all others never comes to be here."""
+        self._gone.add(sequence)
+        if len(self._gone) >= self._tidy_at:
+            self._gone = {one for one in self._gone if one > self.end}
+            self._tidy_at = max(MESSAGES, 2 * len(self._gone))
 
 
 def size(frames: Frames) -> int:

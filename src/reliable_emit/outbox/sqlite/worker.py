@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from reliable_emit.outbox.sqlite.store import Batch, Store
@@ -26,10 +29,14 @@ _IDLE = 0.25
 
 _TIDY = 0.25
 """Seconds at its end."""
+_PATIENCE = 1.0
 
 Done = Callable[[Any, BaseException | None], None]
 _T = TypeVar("_T")
 Job = Batch | Callable[[Store], Any]
+
+_owners: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()
+"""By the file, who owns it in this process."""
 
 
 class Worker:
@@ -40,15 +47,18 @@ class Worker:
 
     Args:
         make: Opens the store; called in the thread.
-        name: For the thread.
+        path: The file.
     """
 
-    def __init__(self, make: Callable[[], Store], name: str) -> None:
+    def __init__(self, make: Callable[[], Store], path: Path) -> None:
         self._make = make
+        self._path = path
+        self._abandoned = False
+        self._last_words: Callable[[], Callable[[], None] | None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Job, Done] | bool] = queue.SimpleQueue()
         self._untidy = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"reliable-emit outbox {path.name}", daemon=True)
         self._opened = self._loop.create_future()
         self._ended = self._loop.create_future()
 
@@ -87,7 +97,28 @@ class Worker:
 
     def abandon(self) -> None:
         """End without a word, after the jobs so far; for who cannot wait. May be called from anywhere."""
+        self._abandoned = True
         self._jobs.put(False)
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody uses it any more: it was abandoned, or its event loop has ended without a word."""
+        return self._abandoned or self._loop.is_closed()
+
+    def set_last_words(self, function: Callable[[], None]) -> None:
+        """Have a bound method called when its event loop has ended without a word; it is not kept alive for that."""
+        self._last_words = weakref.WeakMethod(function)
+
+    async def outlive(self) -> None:
+        """Wait for one that was left to let go of the file, for a second at the most."""
+        if not self._abandoned:
+            last_words = self._last_words()
+            if last_words is not None:
+                with contextlib.suppress(RuntimeError):  # whatever an event loop that is closed may say
+                    last_words()
+            self.abandon()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, _PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -95,6 +126,7 @@ class Worker:
         except BaseException as error:
             self._post(_set, self._opened, error)
             return
+        _owners[os.path.realpath(self._path)] = self
         self._post(_set, self._opened, None)
         try:
             closed = self._work(store)
@@ -162,6 +194,11 @@ class Worker:
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def owner_of(path: Path) -> Worker | None:
+    """Return the last one in this process that owned a file, if it is there still."""
+    return _owners.get(os.path.realpath(path))
 
 
 def _tell(results: list[tuple[Done, Any, BaseException | None]]) -> None:

@@ -103,13 +103,16 @@ class Writer:
         self.changes.written(taken)
         self._on_inserted(
             [
-                (insert, offset_taken(insert.message.offset) if insert.message.sequence in refused else None)
+                (insert, offset_taken(insert.message.offset) if insert.sequence in refused else None)
                 for insert in taken.inserts
             ]
         )
 
     def _failed(self, taken: Taken, error: BaseException) -> None:
         self.changes.failed(taken)
+        for insert in taken.inserts:
+            if insert.stored is not None:
+                self.changes.unbury(insert)
         if self.changes:
             if not self._failing:
                 _logger.error("%s; what has become of messages is written down when that is over", error)

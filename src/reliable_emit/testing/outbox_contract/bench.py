@@ -114,6 +114,9 @@ class Bench:
         self._known.update({id(one): one for one in messages})
         self._news.set()
 
+    def refused(self, message: Message) -> None:
+        """As `OutboxOwner.refused`."""
+
     def decode(self, frames: Frames) -> tuple[Any, ...]:
         """As `OutboxOwner.decode`."""
         return decode(frames)
