@@ -1,4 +1,7 @@
-"""A reference server in a process of its own, for tests that kill it or stop it; ends when its standard input does."""
+"""A reference server in a process of its own, for tests that kill it or stop it; ends when its standard input does.
+
+It disconnects whoever emits ``kick me``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class ServerProcess:
         port: Where it listens; kept when it starts again.
     """
 
-    def __init__(self, db: Path, ping: float) -> None:
+    def __init__(self, db: Path | str, ping: float) -> None:
         self._db = db
         self._ping = ping
         self._process: asyncio.subprocess.Process | None = None
@@ -59,6 +62,7 @@ class ServerProcess:
 
 async def _serve(db: str, port: int, ping: float) -> None:
     async with ReferenceServer(db, port=port, ping_interval=ping, ping_timeout=ping, synchronous="normal") as server:
+        server.sio.on("kick me", server.sio.disconnect)
         print(server.port, flush=True)
         await asyncio.to_thread(os.read, 0, 1)
 
