@@ -133,3 +133,25 @@ async def test_a_thousand_reconnections_leave_nothing(
         assert client.stats.connected == count + 1
         # What caches take that have an end. Of a connection that stays, there are dozens.
         assert used[1] - used[0] < 500, used
+
+
+async def test_a_client_that_is_disconnected_as_soon_as_it_is_connected() -> None:
+    async with (
+        ReferenceServer(":memory:") as server,
+        ReliableClient(sio := socketio.AsyncClient(), client_offset=True, max_losses=None) as client,
+    ):
+        ups: Log[str] = Log()
+
+        async def kick(socket_id: str) -> None:
+            if len(ups) < 30:
+                await server.sio.disconnect(socket_id)
+            ups.add(socket_id)
+
+        async def on_disconnect(_reason: str) -> None:
+            await asyncio.sleep(0.001 * (len(ups) % 3))  # so that it is over sooner or later than the reconnection
+
+        client.on("connected", kick)
+        sio.on("disconnect", on_disconnect)
+        await client.connect(server.url, transports="websocket", reconnect_backoff=AT_ONCE)
+        await ups.has(31)
+        await within(client.call("chat message", "at last"))
