@@ -54,6 +54,7 @@ bench: $(INSTALLED)  ## the benchmarks; ratios measured in one run
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/queue_length.py
 	$(BIN)/python benchmarks/outbox.py
+	$(BIN)/python benchmarks/faults.py
 
 clean:  ## remove everything that make has made
 	rm -rf $(VENV) $(LOWEST) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

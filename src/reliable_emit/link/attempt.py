@@ -118,7 +118,8 @@ class Attempts:
             raise ConnectionRejected(*next(iter(self._rejected.items())))
         if connecting.done():
             connecting.result()
-        if not connecting.done() or self._sio.eio.state != "connected":
+        # Engine.IO calls itself connected until the disconnect handlers have returned.
+        if not connecting.done() or self._lost.is_set() or self._sio.eio.state != "connected":
             raise socketio_exceptions.ConnectionError("the connection was lost while it was made")
 
     # What is heard meanwhile.

@@ -56,7 +56,7 @@ class Keeper:
         self.attempts = Attempts(sio, engine)
         self.owns = False
         self.keeps = False
-        self._ending = False
+        self._ending = self._once_more = False
         self.options: ConnectOptions  # from `first` on, before which nothing is kept
         self.arguments: dict[str, Any] = {}
         self._attempt_number = self._pauses = 0
@@ -172,9 +172,12 @@ class Keeper:
                 finally:
                     base_client.reconnecting_clients.remove(sio)
         finally:
+            aborted = sio._reconnect_abort.is_set()  # noqa: SLF001
             sio._reconnect_abort.clear()  # noqa: SLF001
             if sio._reconnect_task is asyncio.current_task():  # noqa: SLF001
                 sio._reconnect_task = None  # noqa: SLF001
+                if self._once_more and self.keeps and not aborted:
+                    self.start_over()
 
     async def _unless_aborted(self, work: Any) -> None:
         working = asyncio.ensure_future(work)
@@ -219,6 +222,7 @@ class Keeper:
         if self.is_connected():
             return  # the user was faster
         self._attempt_number += 1
+        self._once_more = False
         for link in tuple(self._tap.links.values()):
             link.connecting(self._attempt_number)
         await self.attempts.make(self.arguments)
@@ -280,6 +284,8 @@ class Keeper:
                 self._abort()
         elif reason == self._sio.reason.SERVER_DISCONNECT and not self.attempts.under_way:
             self.kicks.all()
+        elif self.reconnects:
+            self._once_more = True  # python-socketio begins no second reconnection, and this one is almost over
 
     def handlers_raised(self) -> None:
         """A disconnect handler of the user's raised, and python-socketio has left everything as it was."""
@@ -316,7 +322,9 @@ class Keeper:
     def start_over(self, error: Exception | None = None) -> None:
         """Connect again, because of that error."""
         self._why_lost = error or self._why_lost
-        if not self.reconnects:
+        if self.reconnects:
+            self._once_more = True
+        else:
             self._sio._reconnect_task = self._sio.start_background_task(  # noqa: SLF001
                 self._sio._handle_reconnect  # noqa: SLF001
             )
