@@ -6,6 +6,7 @@ nobody uses it, and whoever measures coverage of the package would find it impor
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,13 +48,13 @@ def reliable_emit_server(
 
 @pytest.fixture
 def reliable_emit_proxy_to(_reliable_emit_background: Background) -> Iterator[Callable[..., FaultProxy]]:
-    """Makes a `FaultProxy` before a server of yours: `reliable_emit_proxy_to("127.0.0.1", port)`."""
+    """Makes a `FaultProxy` before a server of yours: `reliable_emit_proxy_to("127.0.0.1", 8000)`."""
     from reliable_emit.testing import FaultProxy  # noqa: PLC0415
 
     made: list[FaultProxy] = []
 
-    def make(host: str, port: int, **options: Any) -> FaultProxy:
-        proxy = FaultProxy(host, port, **options)
+    def make(target_host: str, target_port: int, /, **options: Any) -> FaultProxy:
+        proxy = FaultProxy(target_host, target_port, **options)
         _reliable_emit_background.run(proxy.start())
         made.append(proxy)
         return proxy
@@ -68,4 +69,4 @@ def reliable_emit_proxy(
     reliable_emit_server: RunningServer, reliable_emit_proxy_to: Callable[..., FaultProxy]
 ) -> FaultProxy:
     """A `FaultProxy` before `reliable_emit_server`."""
-    return reliable_emit_proxy_to("127.0.0.1", reliable_emit_server.port)
+    return reliable_emit_proxy_to(urllib.parse.urlsplit(reliable_emit_server.url).hostname, reliable_emit_server.port)

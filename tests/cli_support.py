@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from socketio.packet import Packet
@@ -188,6 +188,41 @@ async def serving(db: Path | str, port: int = 0) -> AsyncIterator[tuple[Child, s
     async with child("serve", "--port", str(port), "--db", str(db)) as server:
         found = await server.said(r"listening on (http://\S+)\n", "out")
         yield server, found[1]
+
+
+class Served:
+    """The reference server as a process, which can be killed and started again where it was.
+
+    Args:
+        db: Its database.
+        options: More of the command line.
+    """
+
+    def __init__(self, db: Path, *options: str) -> None:
+        self._db = db
+        self._options = options
+        self._life = contextlib.AsyncExitStack()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        arguments = ("--port", str(self.port), "--db", str(self._db), *self._options)
+        server = await self._life.enter_async_context(child("serve", *arguments))
+        self.port = int((await server.said(r"listening on http://127\.0\.0\.1:(\d+)\n", "out"))[1])
+
+    async def kill(self) -> None:
+        """``kill -9``."""
+        await self._life.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
 
 
 @contextlib.contextmanager

@@ -29,24 +29,29 @@ class Scenario:
         play: Does it.
         bound: Seconds within which a reliable client sends again, on a busy machine.
         alone: It turns the clock, so that nothing else may run in that event loop.
+        silent: Nobody is told, so that a client that is to notice soon must notice the silence.
     """
 
     name: str
     play: Callable[[Stage], Awaitable[None]]
     bound: float = 5.0
     alone: bool = False
+    silent: bool = False
 
     async def run(self, stage: Stage, watch: float = WATCH) -> Outcome:
-        """Do it, and return what became of the messages."""
+        """Do it, see that it was done, and return what became of the messages."""
         await self.play(stage)
-        return await stage.outcome(watch)
+        outcome = await stage.outcome(watch)
+        assert stage.evidence(), f"{self.name}: that did not happen"
+        return outcome
 
 
 async def sigkill(stage: Stage) -> None:
     process = await stage.serve_in_process()
     await stage.begin(process.url)
     stage.broken()
-    await process.kill()
+    killed = await process.kill()
+    stage.evidence = lambda: killed == -signal.SIGKILL
     await process.start()
     stage.well()
 
@@ -56,34 +61,48 @@ async def sigstop(stage: Stage) -> None:
     await stage.begin(process.url)
     stage.broken()
     process.signal(signal.SIGSTOP)
+    before = len(stage.side.acknowledged)
     await asyncio.sleep(2 * PING + 1)
+    acknowledged = len(stage.side.acknowledged) - before
+    stage.evidence = lambda: acknowledged <= 2  # those that were on their way; it would be dozens otherwise
     stage.broken()  # what was emitted meanwhile may have arrived
     process.signal(signal.SIGCONT)
     stage.well()
 
 
+def reset(stage: Stage) -> None:
+    """RST, on a connection that there is."""
+    assert stage.proxy.connections
+    stage.proxy.reset()
+    assert not stage.proxy.connections
+
+
 async def rst(stage: Stage) -> None:
     await stage.begin()
     stage.broken()
-    stage.proxy.reset()
+    reset(stage)
+    stage.evidence = lambda: stage.proxy.connected_total > 1
 
 
 async def blackhole(stage: Stage) -> None:
     await stage.begin()
     stage.broken()
     stage.proxy.blackhole()
+    stage.evidence = lambda: stage.proxy.to_server.swallowed > 0
 
 
 async def half_open_to_server(stage: Stage) -> None:
     await stage.begin()
     stage.broken()
     stage.proxy.half_open("to_server")
+    stage.evidence = lambda: stage.proxy.to_server.swallowed > 0
 
 
 async def half_open_to_client(stage: Stage) -> None:
     await stage.begin()
     stage.broken()
     stage.proxy.half_open("to_client")
+    stage.evidence = lambda: stage.proxy.to_client.swallowed > 0
 
 
 async def blocked_write(stage: Stage) -> None:
@@ -93,24 +112,34 @@ async def blocked_write(stage: Stage) -> None:
     stage.broken()
     ways.pop()
     stage.proxy.freeze()
+    passed = stage.proxy.to_server.bytes
+    stage.evidence = lambda: stage.proxy.to_server.bytes == passed
     await stage.side.sio.emit("upload", bytes(10_000_000))
 
 
 async def kick(stage: Stage) -> None:
     await stage.begin()
     stage.broken()
-    await stage.server.sio.disconnect(stage.side.sio.get_sid())
+    kicked = stage.side.sio.get_sid()
+    assert stage.server.sio.manager.is_connected(kicked, "/")
+    await stage.server.sio.disconnect(kicked)
+    stage.evidence = lambda: not stage.server.sio.manager.is_connected(kicked, "/")
 
 
 async def slow_accept(stage: Stage) -> None:
+    accepted = 0
+
     async def admit() -> bool:
+        nonlocal accepted
         await asyncio.sleep(3)
+        accepted += 1
         return True
 
     await stage.begin()
     stage.admit = admit
     stage.broken()
-    stage.proxy.reset()
+    reset(stage)
+    stage.evidence = lambda: accepted > 0
 
 
 async def hours_offline(stage: Stage) -> None:
@@ -120,22 +149,29 @@ async def hours_offline(stage: Stage) -> None:
     clock = stage.turn()
     stage.broken()
     await stage.server.stop()
+    loop = asyncio.get_running_loop()
+    since, before = loop.time(), len(stage.side.acknowledged)
     for _ in range(_HOURS // 5):
         await clock.forward(5)
+    offline = loop.time() - since if len(stage.side.acknowledged) == before else 0
+    stage.evidence = lambda: offline >= _HOURS
     await stage.serve(port)
     stage.well()
 
 
 async def rejected_twice(stage: Stage) -> None:
-    answers = iter((False, False))
+    asked = 0
 
     async def admit() -> bool:
-        return next(answers, True)
+        nonlocal asked
+        asked += 1
+        return asked > 2
 
     await stage.begin()
     stage.admit = admit
     stage.broken()
-    stage.proxy.reset()
+    reset(stage)
+    stage.evidence = lambda: asked > 2
 
 
 async def connect_handler(stage: Stage) -> None:
@@ -148,20 +184,26 @@ async def connect_handler(stage: Stage) -> None:
     stage.side.sio.on("connect", on_connect)
     await stage.begin()
     entered.clear()
-    stage.proxy.reset()
+    reset(stage)
     await asyncio.wait_for(entered.wait(), WATCH)
     stage.broken()
-    stage.proxy.reset()
+    reset(stage)
+    stage.evidence = lambda: stage.proxy.connected_total > 1
 
 
 async def disconnect_handler(stage: Stage) -> None:
+    raised = 0
+
     def on_disconnect(_reason: object) -> None:
+        nonlocal raised
+        raised += 1
         raise RuntimeError("a mistake in a disconnect handler")
 
     stage.side.sio.on("disconnect", on_disconnect)
     await stage.begin()
     stage.broken()
-    stage.proxy.reset()
+    reset(stage)
+    stage.evidence = lambda: raised > 0
 
 
 async def lost_posts(stage: Stage) -> None:
@@ -186,25 +228,28 @@ async def lost_posts(stage: Stage) -> None:
     await stage.begin(transports="polling")
     stage.broken()
     to_lose = 3
+    stage.evidence = lambda: to_lose == 0
 
 
 async def another_port(stage: Stage) -> None:
     await stage.serve()
     await stage.begin(lambda: stage.server.url)
     stage.broken()
+    before = stage.server.url
     await stage.server.stop()
     await stage.serve()
+    stage.evidence = lambda: stage.server.url != before
     stage.well()
 
 
 SCENARIOS = [
     Scenario("the server is killed (SIGKILL), and started again", sigkill),
-    Scenario("the server is stopped (SIGSTOP) for longer than a ping takes, and continued", sigstop),
+    Scenario("the server is stopped (SIGSTOP) for longer than a ping takes, and continued", sigstop, silent=True),
     Scenario("RST", rst),
-    Scenario("blackhole", blackhole),
-    Scenario("half-open: nothing reaches the server", half_open_to_server),
-    Scenario("half-open: nothing reaches the client", half_open_to_client),
-    Scenario("10 MB are being written, and nobody reads", blocked_write),
+    Scenario("blackhole", blackhole, silent=True),
+    Scenario("half-open: nothing reaches the server", half_open_to_server, silent=True),
+    Scenario("half-open: nothing reaches the client", half_open_to_client, silent=True),
+    Scenario("10 MB are being written, and nobody reads", blocked_write, silent=True),
     Scenario("the server disconnects the client", kick),
     Scenario("RST, and the server takes 3 s to accept the next connection", slow_accept, bound=8.0),
     Scenario("three hours offline (on a clock that is turned)", hours_offline, bound=11.0, alone=True),

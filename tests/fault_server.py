@@ -51,13 +51,15 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def kill(self) -> None:
-        """``kill -9``; does nothing if there is none."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.communicate()
-            self._process = None
+    async def kill(self) -> int | None:
+        """``kill -9``, and return the exit status; does nothing if there is none."""
+        if self._process is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.communicate()
+        process, self._process = self._process, None
+        return process.returncode
 
 
 async def _serve(db: str, port: int, ping: float) -> None:

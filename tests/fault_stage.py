@@ -48,10 +48,14 @@ class Side(Protocol):
     Attributes:
         sio: The ``AsyncClient``.
         acknowledged: When, by the event loop's clock, each text was.
+        pausing: Whether it only waits for its next attempt to connect, as far as that is known.
     """
 
     sio: socketio.AsyncClient
     acknowledged: dict[str, float]
+
+    @property
+    def pausing(self) -> bool: ...
 
     async def connect(self, url: Url, transports: list[str]) -> None: ...
 
@@ -71,6 +75,10 @@ class Ours:
         self.client.on("acknowledged", self._on_acknowledged)
         self.acknowledged: dict[str, float] = {}
         self._texts: dict[str, str] = {}
+
+    @property
+    def pausing(self) -> bool:
+        return self.client.state.next_in is not None
 
     async def connect(self, url: Url, transports: list[str]) -> None:
         await self.client.connect(url, auth=_ONLY_NEW, transports=transports)
@@ -97,6 +105,10 @@ class Plain:
         self.acknowledged: dict[str, float] = {}
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
         self._sending = asyncio.ensure_future(self._send_all())
+
+    @property
+    def pausing(self) -> bool:
+        return False
 
     async def connect(self, url: Url, transports: list[str]) -> None:
         await self.sio.connect(url, auth=_ONLY_NEW, transports=transports)
@@ -159,13 +171,16 @@ class Stage:
         process: Likewise, if it is a process.
         admit: Asked about each new connection.
         clock: Turns the time of the loop, once `turn` was called.
+        evidence: Whether the fault has happened, asked at the end; every scenario says how it shows.
     """
 
     proxy: FaultProxy
     server: ReferenceServer
 
-    def __init__(self, side: Callable[[], Side], directory: Path) -> None:
+    def __init__(self, side: Callable[[], Side], directory: Path, ping: tuple[float, float] = (PING, PING)) -> None:
         self.side = side()
+        self.evidence: Callable[[], bool] = lambda: False
+        self._ping_interval, self._ping_timeout = ping
         self.process: ServerProcess | None = None
         self.clock: Clock | None = None
         self.admit: Callable[[], Awaitable[bool]] = self._admit_all
@@ -204,8 +219,8 @@ class Stage:
         self.server = ReferenceServer(
             self._db,
             port=port,
-            ping_interval=PING,
-            ping_timeout=PING,
+            ping_interval=self._ping_interval,
+            ping_timeout=self._ping_timeout,
             synchronous="normal",
             authenticate=self._authenticate,
         )
@@ -249,7 +264,7 @@ class Stage:
         self._well_at = None
 
     def well(self) -> None:
-        """From now on it is possible to send; if this is never called, from the beginning of the fault on."""
+        """From now on it is possible to send; if this is never called, from when the fault has been played."""
         self._well_at = self._now
 
     async def outcome(self, watch: float) -> Outcome:
@@ -291,7 +306,8 @@ class Stage:
         while not true():
             if self._now > deadline:
                 return False
-            if self.clock is not None:
+            # What takes real time, such as an attempt to connect, takes as much of the clock.
+            if self.clock is not None and self.side.pausing:
                 await self.clock.forward(0.05)
             await asyncio.sleep(0.01)
         return True

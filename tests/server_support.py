@@ -11,7 +11,14 @@ import socketio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from reliable_emit.server import ReferenceServer
+
 PATIENCE = 20.0
+
+
+async def store(server: ReferenceServer, text: str, offset: str) -> Any:
+    """Have the server store a message, without a connection."""
+    return await server._chat._keep(f"the sender of {offset}", text, offset)
 
 
 async def until(true: Callable[[], object]) -> None:

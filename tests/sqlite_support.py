@@ -36,7 +36,7 @@ async def offline(outbox: Outbox | Path, *, wrapped: Any = None, **options: Any)
     made = SQLiteOutbox(outbox, synchronous="normal") if isinstance(outbox, Path) else outbox
     client = ReliableClient(sio() if wrapped is None else wrapped, outbox=made, **options)
     try:
-        await client._open()
+        await client._lifetime.opened()
         yield client
     finally:
         await client.close(timeout=0)
@@ -79,7 +79,7 @@ async def rig(
     given = {"backoff": tenacity.wait_none(), "outbox": SQLiteOutbox(path, synchronous="normal")} | options
     made = Rig(server.url, ["/"], sio_options or {}, given)
     try:
-        await made.client._open()
+        await made.client._lifetime.opened()
         if connect:
             await made.connect()
         yield made

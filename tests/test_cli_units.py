@@ -15,11 +15,12 @@ from socketio.exceptions import ConnectionError as NotConnected
 
 from reliable_emit import ReliableClient
 from reliable_emit.cli import options, picture
-from reliable_emit.cli.connection import Connection, Target, quiet_client
+from reliable_emit.cli.connection import Connection, quiet_client
 from reliable_emit.cli.decode import decode
 from reliable_emit.cli.ledger import Ledger
 from reliable_emit.cli.output import CommandError, Output, plural
 from reliable_emit.cli.source import Line, LineError, Source
+from reliable_emit.cli.target import Target
 from reliable_emit.server import ReferenceServer
 
 
@@ -157,7 +158,7 @@ async def test_a_connection_that_was_lost_while_it_was_made_is_made_again() -> N
         async with ReliableClient(sio) as client:
             sio.connected = True
             said: list[str] = []
-            await Connection(client, sio, Target(server.url), said.append).open(5)
+            await Connection(client, Target(server.url), said.append).open(5)
             assert client.connected
             assert said == [f"connected to 127.0.0.1:{server.port}"]
 
@@ -172,11 +173,9 @@ async def test_a_server_that_answers_oddly_for_a_moment_is_tried_again(monkeypat
         await connect(self, *arguments, **options)
 
     monkeypatch.setattr(socketio.AsyncClient, "connect", oddly)
-    async with ReferenceServer() as server:
-        sio = quiet_client()
-        async with ReliableClient(sio) as client:
-            await Connection(client, sio, Target(server.url), lambda _: None).open(10)
-            assert client.connected
+    async with ReferenceServer() as server, ReliableClient(quiet_client()) as client:
+        await Connection(client, Target(server.url), lambda _: None).open(10)
+        assert client.connected
     assert answers == []
 
 

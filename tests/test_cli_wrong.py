@@ -95,6 +95,70 @@ def test_a_secret_is_not_repeated(lines: str, capsys: pytest.CaptureFixture[str]
     assert "swordfish" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "url"),
+    [
+        ("--db", "postgresql://u:12/34tunafish@127.0.0.1:5432/x"),
+        ("--db", "postgresql://u:tuna#fish@127.0.0.1/x"),
+        ("--db", "postgresql://u:tuna?fish@127.0.0.1/x"),
+        ("--db", "postgresql://u:tunafish/@127.0.0.1/x"),
+        ("--db", "postgresql://u:12#tunafish@127.0.0.1/x"),
+        ("--db", "postgresql://u:pass@host:tunafish/x"),
+        ("--db", "postgresql://u:pass@host:tunafish,other:12/x"),
+        ("--db", "postgresql://u:tunafish@127.0.0.1:99999/x"),
+        ("--db", "postgresql://u:tunafish@[::1/x"),
+        ("--db", "postgresql:u:tunafish@127.0.0.1"),
+        ("--db", "postgresql+asyncpg://u:tunafish@127.0.0.1/x"),
+        ("--db", "mysql://u:tunafish@127.0.0.1/x"),
+        ("--message-queue", "redis://:tunafish@127.0.0.1:port"),
+        ("--message-queue", "redis://:tunafish@127.0.0.1:99999"),
+        ("--message-queue", "redis://:tuna/fish@127.0.0.1:6379"),
+        ("--message-queue", "redis://:12/tunafish@127.0.0.1:6379"),
+        ("--message-queue", "redis://:12?tunafish@127.0.0.1:6379"),
+        ("--message-queue", "redis://:12#tunafish@127.0.0.1:6379"),
+        ("--message-queue", "redis://127.0.0.1:6379/tunafish"),
+        ("--message-queue", "redis://127.0.0.1:6379/0?db=tunafish"),
+        ("--message-queue", "redis://:tunafish@[::1"),
+        ("--message-queue", "amqp://u:tunafish@127.0.0.1"),
+        ("--message-queue", "tunafish"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_by_name_and_not_repeated(
+    option: str, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["serve", "--port", "0", option, url]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {option}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    for part in ("tuna", "fish", "12", "34"):
+        assert part not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://u:12%2F34%40@127.0.0.1:5432/x", "postgresql://127.0.0.1:5432/x"),
+        ("postgres://u@[::1]:5432/x?sslmode=disable", "postgresql://[::1]:5432/x"),
+        ("postgresql://one:1,two:2/x", "postgresql://one:1,two:2/x"),
+        ("postgresql:///x?host=/run/postgresql", "postgresql:///x"),
+        ("postgresql://", "postgresql://"),
+    ],
+)
+def test_a_url_of_postgresql_is_named_without_its_user(url: str, name: str) -> None:
+    assert ReferenceServer(url).database == name
+
+
+@pytest.mark.parametrize("url", ["redis://", "rediss://u:p%2F@[::1]:1/3?protocol=3", "unix:///tmp/a.sock?db=1"])
+def test_a_url_of_redis_is_taken(url: str) -> None:
+    try:
+        ReferenceServer(message_queue=url)
+    except ValueError as error:
+        if "Unsupported Redis URL schema" not in str(error) or url == "redis://":
+            raise
+        pytest.skip("this python-socketio knows redis:// alone")
+
+
 def test_the_environment_can_hold_the_login(
     lines: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

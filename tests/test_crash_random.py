@@ -10,6 +10,8 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cli_support import fast_dir
 from crash_support import EVENT, Life, Witness, Zygote, connect, say, sender
 from reliable_emit.errors import FlushTimeout
@@ -64,6 +66,7 @@ async def live(path: str, url: str, first: int, seed: int | None) -> None:
     say(f"closed {await client.close(timeout=30)}")
 
 
+@pytest.mark.alone  # its acknowledgements are due in a tenth of a second, and the last life has a bound
 async def test_what_was_accepted_is_stored_once_in_order_however_often_the_sender_is_killed(
     fast_dir: Path,
 ) -> None:

@@ -82,18 +82,18 @@ def die(*_):
 
 async def main(path, port, where):
     server = ReferenceServer(path, port=int(port))
-    store, add = server._store, server._store.add
+    chat, keep = server._chat, server._chat._keep
 
-    async def add_and_hang(*row):
-        await add(*row)
+    async def keep_and_hang(*message):
+        await keep(*message)
         await asyncio.Event().wait()  # until somebody kills us
 
     if where == "before the commit":
-        store.add = die
+        server._history.add = die
     elif where == "between commit and broadcast":
-        store._committed = die
+        server._feed.tell = die
     elif where == "between broadcast and acknowledgement":
-        store.add = add_and_hang
+        chat._keep = keep_and_hang
     async with server:
         print(server.port, flush=True)
         await asyncio.Event().wait()
@@ -281,7 +281,7 @@ async def test_somebody_elses_offset_can_be_taken_where_nobody_logs_in() -> None
         await within(delivery)
         prefix, _, counter = delivery.offset.rpartition("-")
         assert await other.say("forged", f"{prefix}-{int(counter) + 1}") == 2
-        with pytest.raises(DeliveryFailed, match="belongs to another message already") as caught:
+        with pytest.raises(DeliveryFailed, match="belongs to another message") as caught:
             await within(it.client.call(EVENT, "mine"))
         assert caught.value.reason == "rejected"
 

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,60 +19,10 @@ import tenacity
 from aiohttp import web
 from socketio import base_client
 
-from network import Pair, Proxy
-from reliable_emit import ClientState, ConnectionRejected, ReliableClient
-from support import PATIENCE, Log, Server, settle, within
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-BOUND = 5.0
-"""Seconds; what ends in bounded time here is given one second or less, and the machine may be busy."""
-QUICK: dict[str, Any] = {"transports": "websocket", "reconnect_backoff": tenacity.wait_fixed(0.02)}
-
-
-class Kept:
-    """A client, and what its hooks and the handlers of the wrapped one were told."""
-
-    def __init__(self, namespace: str = "/", sio: socketio.AsyncClient | None = None, **options: Any) -> None:
-        self.sio = sio or socketio.AsyncClient(handle_sigint=False, reconnection_delay=3600)
-        self.client = ReliableClient(self.sio, namespace=namespace, **options)
-        self.ups: Log[str] = Log()
-        self.downs: Log[str] = Log()
-        self.attempts: Log[int] = Log()
-        self.gave_up: Log[Exception] = Log()
-        self.seen: Log[str] = Log()
-        self.client.on("connected", self.ups.add)
-        self.client.on("disconnected", self.downs.add)
-        self.client.on("connecting", self.attempts.add)
-        self.client.on("gave_up", self.gave_up.add)
-
-
-@contextlib.asynccontextmanager
-async def kept(
-    server: Server | str | None, *, connect: dict[str, Any] | None = None, **given: Any
-) -> AsyncIterator[Kept]:
-    it = Kept(**given)
-    try:
-        if server is not None:
-            url = server if isinstance(server, str) else server.url
-            await within(it.client.connect(url, **(QUICK | (connect or {}))))
-            await it.ups.has(1)
-        yield it
-    finally:
-        await it.client.close(timeout=0)
-        await it.sio.shutdown()
-
-
-async def until(true: Any) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
-
-
-async def works(it: Kept, word: str = "fine") -> None:
-    assert await within(it.client.call("echo", word)) == word
-
+from keeper_support import BOUND, QUICK, kept, until, works
+from reliable_emit import ClientState, ConnectionRejected
+from reliable_emit.testing import FaultProxy
+from support import Log, Server, settle, within
 
 # Losses.
 
@@ -527,16 +477,18 @@ async def test_a_proxy_that_swallows_websockets_does_not_keep_polling_from_passi
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("how", [Pair.freeze, Pair.blackhole])
+@pytest.mark.parametrize(
+    "how", [FaultProxy.freeze, lambda proxy: proxy.blackhole(new=True)], ids=["frozen", "swallowed"]
+)
 async def test_a_server_that_accepts_and_then_says_nothing_is_left_after_the_handshake_timeout(
     server: Server, how: Any
 ) -> None:
-    async with Proxy(server.port) as proxy, kept(proxy.url, connect={"wait_timeout": 0.3}) as it:
-        proxy.prepare = how
-        proxy.pairs[-1].abort()
+    async with FaultProxy("127.0.0.1", server.port) as proxy, kept(proxy.url, connect={"wait_timeout": 0.3}) as it:
+        how(proxy)
+        proxy.reset()
         await it.attempts.has(4)
         assert "no answer within 0.3 s" in str(it.client.state)
-        proxy.prepare = lambda _: None
+        proxy.calm()
         await works(it)
 
 
@@ -649,18 +601,20 @@ async def test_connect_takes_over_from_an_attempt_that_is_half_way(server: Serve
     """What is left of that attempt would end the new connection: the mark that ends a write loop, say."""
     options = QUICK | {"transports": transport}
     async with kept(server, connect=options) as it:
-        begun = Log[str]()
+        begun, taken_over = Log[str](), asyncio.Event()
 
         async def slow(sid: str, _environ: object, _auth: object = None) -> None:
             begun.add(sid)
-            await asyncio.sleep(0.3 if len(begun) == 1 else 0)
+            if len(begun) == 1:
+                await taken_over.wait()
 
         server.sio.on("connect", slow)
         await server.sio.disconnect(it.sio.get_sid())
         await begun.has(1)
         await within(it.client.connect(server.url, **options))
         await works(it)
-        await asyncio.sleep(0.4)
+        taken_over.set()
+        await settle()
         await works(it)
         assert len(begun) == len(it.ups) == 2
 
@@ -698,11 +652,11 @@ async def test_a_program_that_waits_goes_on_waiting_while_we_reconnect(server: S
 @pytest.mark.parametrize("phase", ["pause", "handshake", "namespaces"])
 async def test_closing_while_reconnecting_is_prompt_and_leaves_nothing(server: Server, phase: str) -> None:
     before = asyncio.all_tasks()
-    async with Proxy(server.port) as proxy:
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
         pause = tenacity.wait_fixed(3600 if phase == "pause" else 0.02)
         async with kept(proxy.url, connect={"reconnect_backoff": pause}) as it:
             if phase == "handshake":
-                proxy.prepare = Pair.freeze
+                proxy.freeze()
             begun = asyncio.Event()
 
             async def slow(_sid: str, _environ: object, _auth: object = None) -> None:
@@ -710,13 +664,13 @@ async def test_closing_while_reconnecting_is_prompt_and_leaves_nothing(server: S
                 await asyncio.sleep(0.5)
 
             server.sio.on("connect", slow)
-            proxy.pairs[-1].abort()
+            proxy.reset()
             await it.downs.has(1)
             if phase == "namespaces":
                 await within(begun.wait())
             elif phase == "handshake":
                 await it.attempts.has(2)
-                await proxy.pairs.has(2)
+                await proxy.connected(2)
             started = time.perf_counter()
             await it.client.close()
             assert time.perf_counter() - started < BOUND
@@ -737,6 +691,7 @@ async def main(url):
     client.on("disconnected", lambda reason: print("lost", flush=True))
     await client.connect(url, transports="websocket")
     print("connected", flush=True)
+    client.on("connecting", lambda attempt: attempt > 1 and print(f"connecting, attempt {attempt}", flush=True))
     async with client:
         await client._driver.link.sio.wait()
 
@@ -753,7 +708,7 @@ async def test_ctrl_c_while_reconnecting_ends_a_program_at_once(server: Server) 
         assert await within(process.stdout.readline()) == b"connected\n"
         await server.stop()
         assert await within(process.stdout.readline()) == b"lost\n"
-        await asyncio.sleep(0.3)
+        assert await within(process.stdout.readline()) == b"connecting, attempt 2\n"
         started = time.perf_counter()
         process.send_signal(signal.SIGINT)
         await within(process.wait())

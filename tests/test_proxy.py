@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import os
+import random
 import socket
+import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from proxy_support import Stream, TcpServer, dialed, joined
 from reliable_emit.testing import FaultProxy
-from support import Clock, settle, within
+from reliable_emit.testing.background import Background
+from support import PATIENCE, Clock, settle, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -186,6 +191,39 @@ async def test_the_jitter_of_a_seed_is_the_same() -> None:
     assert draws[0] == draws[1]
 
 
+async def test_jitter_is_drawn_anew_for_all_that_is_read_at_once(server: TcpServer, clock: Clock) -> None:
+    async with (
+        FaultProxy("127.0.0.1", server.port, seed=7) as proxy,
+        joined(proxy, server) as (client, there),
+        joined(proxy, server) as (other, there_too),
+    ):
+        expected = random.Random(7)
+        proxy.latency(1000, jitter=100_000)
+        for number, stream in enumerate((client, other)):
+            await stream.send(b"x")
+            await proxy.until(lambda: proxy.to_server.under_way == number + 1)  # noqa: B023 - called in this round
+        delays = {there: 1000 + 100_000 * expected.random(), there_too: 1000 + 100_000 * expected.random()}
+        passed = 0.0
+        for stream, delay in sorted(delays.items(), key=lambda item: item[1]):
+            await clock.forward(delay - passed - 100)
+            assert stream.silent()
+            await clock.forward(101)
+            assert await stream.get(1) == b"x"
+            passed = delay + 1
+
+
+async def test_the_bandwidth_is_of_each_connection(proxy: FaultProxy, server: TcpServer, clock: Clock) -> None:
+    async with joined(proxy, server) as (client, there), joined(proxy, server) as (other, there_too):
+        proxy.bandwidth(1)
+        for stream in (client, other):
+            await stream.send(b"12345")
+        await proxy.until(lambda: proxy.to_server.under_way + proxy.to_server.bytes == 10)
+        for _ in range(4):
+            await clock.forward(1.001)
+        assert proxy.to_server.bytes == 10
+        assert await there.get(5) == await there_too.get(5) == b"12345"
+
+
 async def test_heal_delivers_at_once_what_was_delayed(proxy: FaultProxy, server: TcpServer) -> None:
     async with joined(proxy, server) as (client, there):
         proxy.latency(1000)
@@ -305,21 +343,94 @@ async def test_reset_is_a_reset_on_both_sides(proxy: FaultProxy, server: TcpServ
             assert proxy.connected_total == 2
 
 
+async def ending_of(stream: Stream) -> str:
+    try:
+        return "fin" if await stream.rest() == b"" else "data"
+    except ConnectionResetError:
+        return "rst"
+
+
 async def test_cut_and_reset_reach_a_connection_that_is_being_made(proxy: FaultProxy, server: TcpServer) -> None:
-    calls: list[Callable[[], None]] = [proxy.cut, proxy.reset]
+    calls: dict[str, Callable[[], None]] = {"fin": proxy.cut, "rst": proxy.reset}
     for rounds in range(12):
-        for call in calls:
+        for ending, call in calls.items():
             async with dialed(proxy) as client:
                 await settle(rounds)
-                await proxy.until(lambda: proxy._network.connections)
                 call()
-                with contextlib.suppress(ConnectionResetError):
-                    assert await client.rest() == b""
-            for there in server.streams:
-                there.writer.transport.abort()
+                assert proxy.connections == 0
+                assert await ending_of(client) == ending
+                await proxy.until(lambda: all(each._task and each._task.done() for each in proxy._network.connections))
+                await settle()  # what has reached the server is accepted
+                for there in server.streams:
+                    assert await ending_of(there) == ending
+                    there.writer.transport.abort()
+            server.streams.clear()
             await proxy.until(lambda: not proxy._network.connections)
     assert proxy.to_server.bytes == 0
-    assert len(server.streams) <= proxy.connected_total + 24
+
+
+ENDINGS: tuple[Literal["cut", "reset"], ...] = ("cut", "reset")
+
+
+def state(stream: socket.socket) -> str:
+    try:
+        return "cut" if stream.recv(1) == b"" else "data"
+    except ConnectionResetError:
+        return "reset"
+
+
+async def test_a_cut_reaches_a_connection_that_the_client_has_already(proxy: FaultProxy) -> None:
+    def elsewhere(server: socket.socket) -> None:
+        for ending in ENDINGS:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client:
+                    getattr(proxy, ending)()
+                    assert state(client) == ending
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy.target = server.getsockname()
+        await within(asyncio.to_thread(elsewhere, server))
+
+
+async def test_a_cut_reaches_a_connection_that_the_server_has_already(proxy: FaultProxy) -> None:
+    def elsewhere(server: socket.socket) -> None:
+        server.settimeout(PATIENCE)
+        for ending in ENDINGS:
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client:
+                    there, _ = server.accept()
+                    with there:
+                        getattr(proxy, ending)()
+                        there.settimeout(PATIENCE)
+                        assert state(client) == state(there) == ending
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy.target = server.getsockname()
+        await within(asyncio.to_thread(elsewhere, server))
+
+
+async def test_a_black_hole_reaches_a_connection_that_the_client_has_already(
+    proxy: FaultProxy, server: TcpServer
+) -> None:
+    holes: list[Callable[[], None]] = [proxy.blackhole, lambda: proxy.half_open("to_server")]
+    for number in range(20):
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            holes[number % 2]()
+            client.sendall(b"lost")
+            await proxy.until(lambda: proxy.to_server.swallowed == 4 * number + 4)  # noqa: B023 - called in this round
+    assert proxy.to_server.bytes == 0
+
+
+async def test_refuse_leaves_alone_a_connection_that_the_client_has_already(
+    proxy: FaultProxy, server: TcpServer
+) -> None:
+    for number in range(5):
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            proxy.refuse()
+            client.sendall(b"still")
+            await server.streams.has(number + 1)
+            assert await server.streams[number].get(5) == b"still"
+            proxy.accept()
 
 
 # Black holes.
@@ -442,6 +553,57 @@ async def test_cut_as_soon_as_a_byte_has_passed(proxy: FaultProxy, server: TcpSe
         assert proxy.to_server.bytes == 1_000_000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel cannot be asked what has arrived")
+async def test_what_passes_before_a_reset_arrives(proxy: FaultProxy) -> None:
+    size = 1_000_000
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            client.sendall(b"x" * size)
+
+    def elsewhere(server: socket.socket) -> int:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as client:
+            there, _ = server.accept()
+            sending = threading.Thread(target=send, args=(client,))
+            sending.start()
+            arrived = 0
+            with there, contextlib.suppress(ConnectionResetError):
+                while piece := there.recv(65_536):
+                    arrived += len(piece)
+            sending.join()
+            return arrived
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy.target = server.getsockname()
+        for number in range(1, 6):
+            proxy.cut_at("to_server", byte=size, passing="all", ending="rst")
+            assert await within(asyncio.to_thread(elsewhere, server)) == size
+            assert proxy.to_server.bytes == number * size
+
+
+async def test_a_cut_that_is_reached_but_waits_can_be_called_off(
+    proxy: FaultProxy, server: TcpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reliable_emit.testing.pipe._unsent", lambda _: True)
+    monkeypatch.setattr("reliable_emit.testing.pipe._UNSENT", 1000.0)
+    offs: list[Callable[[], None]] = [proxy.heal, proxy.calm, lambda: proxy.cut_at("to_server", byte=1_000_000)]
+    for off in offs:
+        async with joined(proxy, server) as (client, there):
+            proxy.cut_at("to_server", byte=3, passing="all", ending="rst", each=True)
+            await client.send(b"123456")
+            assert await there.get(3) == b"123"
+            await there.send(b"too late")
+            await proxy.until(lambda: proxy.to_client.under_way == 8)
+            assert there.silent()
+            assert client.silent()
+            assert proxy.connections == 1
+            off()
+            assert await client.get(8) == b"too late"
+            assert await there.get(3) == b"456"
+            await client.send(b"7")
+            assert await there.get(1) == b"7"
+
+
 async def test_cut_each_connection_until_healed(proxy: FaultProxy, server: TcpServer) -> None:
     proxy.cut_at("to_server", byte=3, each=True)
     for _ in range(3):
@@ -477,6 +639,8 @@ async def test_refuse_is_a_refusal_and_leaves_connections_alone(proxy: FaultProx
             assert await there.get(5) == b"still"
             with pytest.raises(OSError, match="in use"), socket.socket() as other:
                 other.bind(("127.0.0.1", proxy.port))
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", proxy.port))  # it shares, as all servers do
             proxy.accept()
             proxy.accept()
             assert not await refused(proxy)
@@ -507,20 +671,46 @@ async def test_refuse_can_end_what_there_is(proxy: FaultProxy, server: TcpServer
 async def test_it_accepts_again_after_an_error(
     proxy: FaultProxy, server: TcpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    accept, failed = socket.socket.accept, asyncio.Event()
+
+    def fail(listening: socket.socket) -> tuple[socket.socket, object]:
+        if listening.getsockname()[1] != proxy.port:
+            return accept(listening)
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        failed.set()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    async with joined(proxy, server):
+        assert failed.is_set()
+        assert proxy.connected_total == 1
+
+
+async def test_it_works_in_a_loop_that_knows_no_readers(server: TcpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     sock_accept, failed = loop.sock_accept, asyncio.Event()
+
+    def unknown(*_: object) -> None:
+        raise NotImplementedError
 
     async def fail(listening: socket.socket) -> tuple[socket.socket, object]:
         monkeypatch.setattr(loop, "sock_accept", sock_accept)
         failed.set()
         raise OSError(errno.EMFILE, "too many open files")
 
+    monkeypatch.setattr(loop, "add_reader", unknown)
     monkeypatch.setattr(loop, "sock_accept", fail)
-    proxy.refuse()
-    proxy.accept()
-    await within(failed.wait())
-    async with joined(proxy, server):
-        assert proxy.connected_total == 1
+    async with FaultProxy("127.0.0.1", server.port) as proxy:
+        await within(failed.wait())
+        for _ in range(3):
+            async with joined(proxy, server) as (client, there):
+                await client.send(b"x")
+                assert await there.get(1) == b"x"
+                proxy.refuse()
+                assert await refused(proxy)
+                proxy.accept()
+                proxy.reset()
+                assert await ending_of(client) == await ending_of(there) == "rst"
 
 
 async def test_a_connection_that_is_accepted_while_it_closes_is_closed(server: TcpServer) -> None:
@@ -620,7 +810,7 @@ async def test_nothing_is_left_open(server: TcpServer) -> None:
 
 
 async def test_a_taken_port_is_an_error_and_leaves_nothing(server: TcpServer) -> None:
-    proxy = FaultProxy("127.0.0.1", server.port, port=server.port)
+    proxy = FaultProxy("127.0.0.2", server.port, port=server.port)
     with pytest.raises(OSError, match="in use"):
         await proxy.start()
     async with FaultProxy("127.0.0.1", server.port) as other:
@@ -653,6 +843,22 @@ async def test_wrong_arguments_are_refused_where_they_are_given(proxy: FaultProx
         (ValueError, "port", lambda: FaultProxy("127.0.0.1", 0)),
         (ValueError, "port", lambda: FaultProxy("127.0.0.1", 70_000)),
         (TypeError, "host", lambda: FaultProxy(tmp_path, 1)),  # type: ignore[arg-type]
+        (TypeError, "host is 5", lambda: FaultProxy("127.0.0.1", 1, host=5)),  # type: ignore[arg-type]
+        (TypeError, "host is None", lambda: FaultProxy("127.0.0.1", 1, host=None)),  # type: ignore[arg-type]
+        (ValueError, "host is ''", lambda: FaultProxy("127.0.0.1", 1, host="")),
+        (ValueError, "target's host is ''", lambda: FaultProxy("", 1)),
+        (ValueError, "target's host", lambda: FaultProxy("http://localhost:3000", 1)),
+        (ValueError, "target's host", lambda: FaultProxy("a..b", 1)),
+        (ValueError, "target's host", lambda: FaultProxy("a\0b", 1)),
+        (ValueError, "itself", lambda: FaultProxy("127.0.0.1", 9, port=9)),
+        (ValueError, "itself", lambda: setattr(proxy, "target", ("127.0.0.1", proxy.port))),
+        (TypeError, "target is None", lambda: setattr(proxy, "target", None)),
+        (TypeError, "target is 'ab'", lambda: setattr(proxy, "target", "ab")),
+        (TypeError, "target", lambda: setattr(proxy, "target", ("a", 1, 2))),
+        (TypeError, "seed", lambda: FaultProxy("127.0.0.1", 1, seed="x")),  # type: ignore[arg-type]
+        (TypeError, "port is '1'; give a whole number$", lambda: FaultProxy("127.0.0.1", "1")),  # type: ignore[arg-type]
+        (ValueError, "bytes_per_second", lambda: proxy.bandwidth(10**400)),
+        (ValueError, "direction", lambda: proxy.half_open(None)),  # type: ignore[arg-type]
         (TypeError, "port", lambda: FaultProxy("127.0.0.1", "1")),  # type: ignore[arg-type]
         (ValueError, "seconds", lambda: proxy.latency(-1)),
         (ValueError, "jitter", lambda: proxy.latency(1, float("nan"))),
@@ -673,3 +879,96 @@ async def test_wrong_arguments_are_refused_where_they_are_given(proxy: FaultProx
     for waiting in (proxy.passed("up"), proxy.passed("to_server", bytes=-1), proxy.connected(-1)):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"direction|bytes|total"):
             await waiting
+
+    async def never() -> bool:
+        return False
+
+    for no_answer in (5, never, functools.partial(asyncio.sleep, 0)):
+        with pytest.raises(TypeError, match="at once"):
+            await proxy.until(no_answer, timeout=PATIENCE)  # type: ignore[arg-type]
+
+
+async def test_a_name_that_is_none_resets_the_client(proxy: FaultProxy) -> None:
+    proxy._network.target = ("a..b", 80)  # other errors than this one are known only to those who look the name up
+    async with dialed(proxy) as client:
+        assert await ending_of(client) == "rst"
+    await proxy.until(lambda: not proxy._network.connections)
+
+
+# In another thread than the proxy's.
+
+
+async def test_connections_can_be_counted_while_they_come_and_go(proxy: FaultProxy, server: TcpServer) -> None:
+    there = proxy._network.connections
+
+    class Coming:
+        """Where another thread may be let in, one more connection is made."""
+
+        over = False
+
+        @property
+        def through(self) -> bool:
+            there.add(Coming())  # type: ignore[arg-type]
+            return True
+
+    async with joined(proxy, server):
+        there.add(Coming())  # type: ignore[arg-type]
+        assert proxy.connections == 2
+        assert "3 connections" in repr(proxy)
+        there.difference_update([each for each in there if isinstance(each, Coming)])
+
+
+async def test_what_is_raised_in_the_proxys_thread_is_raised_where_it_was_called(proxy: FaultProxy) -> None:
+    def fail() -> None:
+        pytest.fail("the reason")
+
+    def elsewhere() -> None:
+        with pytest.raises(pytest.fail.Exception, match="the reason"):
+            proxy.run(fail)
+
+    await within(asyncio.to_thread(elsewhere))
+
+
+async def test_what_a_busy_loop_has_not_done_in_time_it_does_not_do_later(
+    server: TcpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reliable_emit.testing.plain._PROMPT", 0.2)
+    called, go_on = threading.Event(), threading.Event()
+    with Background() as background:
+        proxy = FaultProxy("127.0.0.1", server.port)
+        background.run(proxy.start())
+
+        def block() -> None:
+            called.set()
+            go_on.wait(PATIENCE)
+
+        background._loop.call_soon_threadsafe(block)
+        assert called.wait(PATIENCE)
+        with pytest.raises(TimeoutError, match=r"busy.*refuse\(\) was not done"):
+            proxy.refuse()
+        with pytest.raises(TimeoutError, match="busy"):
+            await proxy.close()
+        go_on.set()
+        await asyncio.to_thread(proxy.run, lambda: None)
+        assert proxy._network._accept
+
+        def slow() -> str:
+            time.sleep(0.5)
+            return "done"
+
+        assert await within(asyncio.to_thread(proxy.run, slow)) == "done"
+
+
+async def test_a_loop_that_stands_still_is_an_error_and_no_wait(server: TcpServer) -> None:
+    def elsewhere() -> None:
+        loop = asyncio.new_event_loop()
+        proxy = FaultProxy("127.0.0.1", server.port)
+        loop.run_until_complete(proxy.start())
+        for call in (proxy.close, proxy.connected):
+            with pytest.raises(RuntimeError, match="does not run"):
+                asyncio.run(call())
+        loop.run_until_complete(proxy.close())
+        loop.close()
+        asyncio.run(proxy.close())
+
+    await within(asyncio.to_thread(elsewhere))

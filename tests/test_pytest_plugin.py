@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import reliable_emit
+
 PAGE = Path(__file__).parent.parent / "docs" / "testing.md"
 PATIENCE = 120
 """Seconds that a suite may take."""
 
+OURS = {"PYTHONPATH": str(Path(reliable_emit.__file__).parent.parent)}
+"""Of all the packages that may be installed, the one that this suite tests."""
 
 ASYNCIO = ("-p", "no:anyio", "-o", "asyncio_default_fixture_loop_scope=function", "--asyncio-mode")
 NO_ASYNCIO = ("-p", "no:asyncio", "-p", "no:pytest_asyncio")
@@ -27,7 +31,7 @@ def run(folder: Path, module: str, *arguments: str) -> str:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))},
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | OURS,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -83,6 +87,15 @@ def test_a_server_of_mine(reliable_emit_proxy_to):
                 one.cut()
                 assert client.recv(1) == there.recv(1) == b""
 
+def test_the_options_of_the_proxy(reliable_emit_proxy_to):
+    with socket.create_server(("127.0.0.1", 0)) as mine:
+        first = reliable_emit_proxy_to("127.0.0.1", mine.getsockname()[1], host="localhost", seed=3)
+        assert first.url == f"http://localhost:{first.port}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert reliable_emit_proxy_to("127.0.0.1", first.port, port=port).port == port
+
 def test_nothing_is_left_of_the_tests_before():
     import threading
     assert threading.enumerate() == [threading.current_thread()]
@@ -91,7 +104,7 @@ def test_nothing_is_left_of_the_tests_before():
 
 def test_in_tests_that_are_no_coroutines(tmp_path: Path) -> None:
     # Nor is anything there that runs coroutines.
-    assert passed(run(tmp_path, PLAIN, *NO_ASYNCIO, "-p", "no:anyio")) == 3
+    assert passed(run(tmp_path, PLAIN, *NO_ASYNCIO, "-p", "no:anyio")) == 4
 
 
 ASYNC = """
@@ -122,7 +135,6 @@ def test_with_pytest_asyncio(tmp_path: Path, mode: str) -> None:
     assert passed(run(tmp_path, module, *ASYNCIO, mode)) == 1
 
 
-@pytest.mark.skipif(importlib.util.find_spec("anyio") is None, reason="anyio is not installed")
 def test_with_anyio(tmp_path: Path) -> None:
     fixture = "@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n\n@pytest.mark.anyio"
     assert passed(run(tmp_path, ASYNC.format(mark=fixture), *NO_ASYNCIO)) == 1
@@ -148,6 +160,60 @@ async def test_the_text_is_too_long(reliable_emit_server):
     assert [row.text for row in await reliable_emit_server.messages()] == ["abc"]
 """
     assert passed(run(tmp_path, module, *ASYNCIO, "auto")) == 1
+
+
+def test_a_restart_that_would_not_be_one_is_refused(tmp_path: Path) -> None:
+    module = """
+import asyncio
+import pytest
+
+@pytest.fixture
+def reliable_emit_server_options(request):
+    return request.param
+
+async def wait():
+    pass
+
+@pytest.mark.parametrize("reliable_emit_server_options", [{"db": ":memory:"}], indirect=True)
+def test_in_memory(reliable_emit_server):
+    with pytest.raises(ValueError, match="file"):
+        asyncio.run(reliable_emit_server.restart())
+    assert asyncio.run(reliable_emit_server.messages()) == []
+
+@pytest.mark.parametrize("reliable_emit_server_options", [{}], indirect=True)
+def test_between(reliable_emit_server):
+    for between in (wait, 5):
+        with pytest.raises(TypeError, match="between"):
+            asyncio.run(reliable_emit_server.restart(between))
+    assert asyncio.run(reliable_emit_server.messages()) == []
+"""
+    assert passed(run(tmp_path, module, *NO_ASYNCIO)) == 2
+
+
+def test_the_proxy_follows_a_server_that_listens_elsewhere(tmp_path: Path) -> None:
+    module = """
+import socket
+import pytest
+
+@pytest.fixture
+def reliable_emit_server_options():
+    return {"host": "HOST"}
+
+def test_it_answers(reliable_emit_server, reliable_emit_proxy):
+    with socket.create_connection(("127.0.0.1", reliable_emit_proxy.port), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        assert client.recv(12) == b"HTTP/1.0 200"
+"""
+    for host in ["localhost", *(["127.0.0.2"] if sys.platform == "linux" else []), *(["::1"] if has_ipv6() else [])]:
+        assert passed(run(tmp_path, module.replace("HOST", host), *NO_ASYNCIO)) == 1, host
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_the_seed_is_in_the_report_of_a_test_that_fails(tmp_path: Path) -> None:

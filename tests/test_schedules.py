@@ -88,6 +88,8 @@ async def _play(seed: int, directory: Path) -> str | None:
             f"{len(stored)} are stored, {len(set(stored))} of them different ones, {len(set(texts) - set(stored))} are "
             f"missing; in order up to place {odd}"
         )
+    if not client.stats.lost:
+        wrong.append(f"no attempt was lost in {steps} faults, so that nothing is shown")
     if client.dead_letters():
         wrong.append(f"dead letters: {client.dead_letters()}")
     return f"seed {seed}: {'; '.join(wrong)}" if wrong else None

@@ -13,18 +13,22 @@ import aiohttp
 import pytest
 
 from reliable_emit.server import ReferenceServer
-from reliable_emit.server.database import Database, StoredMessage
-from server_support import PATIENCE, plain, refusal, until
+from reliable_emit.server.burst import RowEncoder
+from reliable_emit.server.database import INSERT, Database
+from server_support import PATIENCE, plain, refusal, store, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from reliable_emit.server import StoredMessage
+
 
 def filled(path: Path, rows: int, text: str = "") -> Path:
-    database = Database(str(path), "normal")
-    database.add([("", f"old-{row}", f"{row}{text}") for row in range(1, rows + 1)])
-    database.close()
+    Database(str(path)).close()
+    with sqlite3.connect(path) as db:
+        db.executemany(INSERT, [("", f"old-{row}", f"{row}{text}") for row in range(1, rows + 1)])
+    db.close()
     return path
 
 
@@ -115,6 +119,38 @@ async def test_no_response_to_a_reader_that_polls_has_more_packets_than_a_decode
             rows += sum(packet.startswith("42") for packet in packets)
 
 
+async def test_a_request_left_open_by_an_upgrade_carries_the_rows_that_it_takes() -> None:
+    async with ReferenceServer() as server, plain(server.url) as sender, aiohttp.ClientSession() as session:
+        address = f"{server.url}/socket.io/?EIO=4&transport="
+        async with session.get(f"{address}polling") as response:
+            sid = json.loads((await response.text())[1:])["sid"]
+        await session.post(f"{address}polling&sid={sid}", data="40")
+        await session.get(f"{address}polling&sid={sid}")
+
+        async def poll() -> tuple[int, str]:
+            async with session.get(f"{address}polling&sid={sid}") as response:
+                return response.status, await response.text()
+
+        # Both wait for packets when the upgrade begins, which answers only one of them.
+        polls = [asyncio.create_task(poll()) for _ in range(2)]
+        (socket,) = [one for one in server.sio.eio.sockets.values() if one.sid == sid]
+        await until(lambda: len(socket.queue._getters) == len(polls))
+        async with session.ws_connect(f"{address}websocket&sid={sid}") as upgraded:
+            await upgraded.send_str("2probe")
+            assert await upgraded.receive_str() == "3probe"
+            await upgraded.send_str("5")
+            await until(lambda: socket.upgraded)
+            store_one, store_two = store(server, "one", "a-0"), store(server, "two", "b-0")
+            await asyncio.gather(store_one, store_two)
+            answers = await asyncio.wait_for(asyncio.gather(*polls), PATIENCE)
+            assert {status for status, _ in answers} == {200}
+            packets = [packet for _, text in answers for packet in text.split("\x1e") if packet != "6"]
+            while len(packets) < 2:
+                packets.append(await upgraded.receive_str(timeout=PATIENCE))
+        assert packets == ['42["chat message","one",1]', '42["chat message","two",2]']
+        await sender.has(2)
+
+
 async def test_a_replay_waits_for_a_reader_that_is_slow_and_frees_the_one_that_froze(tmp_path: Path) -> None:
     # 1,000 rows of 20 kB: what the server holds for a reader that does not read must not be all of them.
     path = filled(tmp_path / "chat.db", 1_000, "x" * 20_000)
@@ -157,14 +193,14 @@ async def test_a_reader_that_leaves_in_the_middle_ends_its_replay(tmp_path: Path
 
 async def test_a_row_whose_handler_died_after_the_commit_is_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ReferenceServer() as server, plain(server.url) as sender, plain(server.url) as reader:
-        add = server._store.add
+        keep = server._chat._keep
 
-        async def add_and_die(*arguments: str) -> object:
-            await add(*arguments)
+        async def keep_and_die(*arguments: object) -> object:
+            await keep(*arguments)
             raise MemoryError
 
         with monkeypatch.context() as patch:
-            patch.setattr(server._store, "add", add_and_die)
+            patch.setattr(server._chat, "_keep", keep_and_die)
             await sender.no_ack("hello", "a-0")
         await reader.has(1)
         assert await sender.say("hello", "a-0") == 1
@@ -172,24 +208,32 @@ async def test_a_row_whose_handler_died_after_the_commit_is_broadcast(monkeypatc
         assert reader.rows == [("hello", 1)]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (sqlite3.OperationalError("disk I/O error"), "disk I/O error"),
+        (TimeoutError(), "the database failed: it does not answer"),
+        (OSError(), "the database failed: OSError()"),
+    ],
+)
 async def test_a_database_that_fails_to_read_delays_a_reader_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = asyncio.Event()
     async with ReferenceServer(filled(tmp_path / "chat.db", 3)) as server:
-        after = server._store.after
+        after = server._history.after
 
         async def fail_once(*arguments: Any, **options: Any) -> list[StoredMessage]:
             if not failed.is_set():
                 failed.set()
-                raise sqlite3.OperationalError("disk I/O error")
+                raise error
             return await after(*arguments, **options)
 
-        monkeypatch.setattr(server._store, "after", fail_once)
+        monkeypatch.setattr(server._history, "after", fail_once)
         async with plain(server.url) as reader:
             await reader.has(3)
             assert reader.ids == [1, 2, 3]
-    assert "disk I/O error" in caplog.text
+    assert words in caplog.text
 
 
 async def test_a_reader_that_cannot_be_fed_is_not_left_looking_connected(
@@ -197,13 +241,28 @@ async def test_a_reader_that_cannot_be_fed_is_not_left_looking_connected(
 ) -> None:
     async with ReferenceServer() as server, plain(server.url) as reader:
 
-        async def fail(*_: object, **__: object) -> None:
+        def fail(*_: object) -> None:
             raise RuntimeError("cannot send")
 
-        monkeypatch.setattr(server.sio, "emit", fail)
+        monkeypatch.setattr(RowEncoder, "burst", fail)
         await reader.sio.emit("chat message", ("hello", "a-0"))
         await asyncio.wait_for(reader.gone.wait(), PATIENCE)
     assert "feeding a reader failed" in caplog.text
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+async def test_rows_of_all_lengths_arrive_as_they_are(transport: str) -> None:
+    # Around the lengths at which a WebSocket frame's header changes, and with characters that JSON spells longer.
+    texts = ["x" * length for length in [0, *range(95, 110), *range(65_500, 65_513), 65_536]]
+    texts += ['\x00é\u2028😀"\\' * 1_000, "ж" * 65_536]
+    async with ReferenceServer() as server, plain(server.url, transports=transport) as reader:
+        for number, text in enumerate(texts):
+            await reader.say(text, f"a-{number}")
+        await reader.has(len(texts))
+        assert reader.texts == texts
+        async with plain(server.url, transports=transport) as late:
+            await late.has(len(texts))
+            assert late.rows == reader.rows
 
 
 async def test_rows_that_another_process_has_stored_are_not_skipped(tmp_path: Path) -> None:
@@ -217,18 +276,17 @@ async def test_rows_that_another_process_has_stored_are_not_skipped(tmp_path: Pa
         assert await reader.say("three", "a-1") == 3
         await reader.has(3)
         assert reader.rows == [("one", 1), ("two", 2), ("three", 3)]
+        with sqlite3.connect(path) as db:
+            db.execute("INSERT INTO messages (principal, client_offset, content) VALUES ('', 'b-1', 'four')")
+        db.close()
+        await reader.has(4)  # nobody tells of it, but the server looks by itself
 
 
 async def test_more_than_is_kept_in_memory_at_once_reaches_a_reader_that_waits(tmp_path: Path) -> None:
     async with ReferenceServer(tmp_path / "chat.db") as server, plain(server.url) as reader:
-        rows = [StoredMessage(row, str(row), f"a-{row}", "") for row in range(1, 1_501)]
-
-        def add_all() -> None:
-            assert server._store._database is not None
-            server._store._database.add([(row.principal, row.client_offset, row.text) for row in rows])
-
-        await asyncio.get_running_loop().run_in_executor(server._store._thread, add_all)
-        server._feed.committed(rows)
+        with sqlite3.connect(tmp_path / "chat.db") as db:
+            db.executemany(INSERT, [("", f"a-{row}", str(row)) for row in range(1, 1_501)])
+        db.close()
         await reader.has(1_500)
         assert reader.ids == list(range(1, 1_501))
 
@@ -240,7 +298,7 @@ from reliable_emit.server import ReferenceServer
 async def main() -> None:
     server = ReferenceServer(sys.argv[1], port=int(sys.argv[2]))
     if sys.argv[3] == "die":
-        server._feed.committed = server._store._committed = lambda rows: os.kill(os.getpid(), signal.SIGKILL)
+        server._feed.tell = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     async with server:
         print(server.port, flush=True)
         await asyncio.Event().wait()

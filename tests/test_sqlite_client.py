@@ -112,7 +112,7 @@ async def test_a_disk_that_does_not_answer_holds_up_no_end(
     monkeypatch.setattr(outbox_module, "_CLOSE_TIMEOUT", 0.2)
     stuck = _Stuck(monkeypatch)
     client = ReliableClient(sio(), outbox=SQLiteOutbox(path))
-    await client._open()
+    await client._lifetime.opened()
     emitting = asyncio.ensure_future(client.emit("echo", 1))
     await until(stuck.asked.is_set)
     assert not emitting.done()
@@ -125,9 +125,9 @@ async def test_a_disk_that_does_not_answer_holds_up_no_end(
 
 
 def _is_free(path: Path) -> bool:
-    from reliable_emit.outbox.sqlite import lock  # noqa: PLC0415
+    from reliable_emit import locking  # noqa: PLC0415
 
-    return str(path.resolve()) not in lock._held
+    return str(path.resolve()) not in locking._held
 
 
 _UNCLOSED = """

@@ -13,10 +13,12 @@ from reliable_emit.errors import (
     OutboxLocked,
     OutboxUnavailable,
     ReliableEmitError,
+    ServerOffsetError,
 )
 from reliable_emit.hooks import Stats
 from reliable_emit.offsets import ClientOffsets, random_offset
 from reliable_emit.outbox import MemoryOutbox, Outbox, OutboxOwner, SQLiteOutbox
+from reliable_emit.server_offset import ServerOffset
 from reliable_emit.state import ClientState
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "ReliableClient",
     "ReliableEmitError",
     "SQLiteOutbox",
+    "ServerOffset",
+    "ServerOffsetError",
     "Stats",
     "random_offset",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 from reliable_emit.admission import Admission
 from reliable_emit.composing import DEFAULT, AckTimeout, Composer, Retries
 from reliable_emit.delivery import DeadLetter, Delivery, Message
-from reliable_emit.driver import Driver
-from reliable_emit.errors import CallTimeout, ClientClosed, FlushTimeout, OutboxFull
+from reliable_emit.errors import CallTimeout, FlushTimeout, OutboxFull
 from reliable_emit.hooks import Stats
+from reliable_emit.lifetime import Lifetime
 from reliable_emit.link import ConnectOptions
 from reliable_emit.offsets import ClientOffsets
 from reliable_emit.outbox import MemoryOutbox, Outbox
@@ -33,10 +32,7 @@ from reliable_emit.state import ClientState
 if TYPE_CHECKING:
     import socketio
 
-_logger = logging.getLogger("reliable_emit")
-
 _CLOSE_TIMEOUT = 10.0
-_DISCONNECT_TIMEOUT = 1.0
 _BREATHER = 32
 """After so many messages ``emit`` lets the event loop run: a loop of emits would else hold up what they are for."""
 
@@ -104,12 +100,9 @@ class ReliableClient:
             overflow=overflow,
         )
         self._outbox: Outbox = MemoryOutbox() if outbox is None else outbox
-        self._opening: asyncio.Task[int] | None = None
-        self._closing: asyncio.Task[int] | None = None
-        self._hurry = asyncio.Event()
         self._admission = Admission(max_pending if overflow == "wait" else None, lambda: len(self._outbox))
-        self._remained = 0
-        self._driver = Driver(sio, namespace, self._outbox, self._policy, self._admission.call_in, self._start_opening)
+        self._lifetime = Lifetime(sio, namespace, self._outbox, self._policy, self._admission)
+        self._driver = self._lifetime.driver
         try:
             self._composer = Composer(
                 self._driver.link, self._policy, client_offset=client_offset, new_offset=new_offset or ClientOffsets()
@@ -120,7 +113,7 @@ class ReliableClient:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._open()
+            await self._lifetime.opened()
         except BaseException:
             await self.close(timeout=0)  # nobody has it: the namespace can be wrapped again
             raise
@@ -179,7 +172,8 @@ class ReliableClient:
             ConnectionRejected: The server refused a namespace. It is a ``socketio.exceptions.ConnectionError``.
             socketio.exceptions.ConnectionError: Without `retry`: there is no connection.
             ClientClosed: The client is closed.
-            Exception: What a function given for the url, the headers or the auth raised.
+            RuntimeError: It is called in a disconnect handler.
+            Exception: What a function given for the url, the headers, the auth or `final` raised.
         """
         options = ConnectOptions(
             url=url,
@@ -198,7 +192,7 @@ class ReliableClient:
         check_backoff("reconnect_backoff", reconnect_backoff)
         if final is not None and not callable(final):
             raise TypeError(f"final is {final!r}; give a function of what the server said")
-        await self._open()
+        await self._lifetime.opened()
         await self._driver.link.connect(options)
 
     @property
@@ -255,13 +249,13 @@ class ReliableClient:
         return await self._accept(message, callback)
 
     def _message(self, event: str, data: Any, ack_timeout: AckTimeout, retries: Retries, ttl: float | None) -> Message:
-        self._check_open()
+        self._lifetime.check()
         message = self._composer.message(event, data, ack_timeout=ack_timeout, retries=retries, ttl=ttl)
         self._driver.check_offset(message.offset)
         return message
 
     async def _accept(self, message: Message, callback: Callable[..., object] | None = None) -> Delivery:
-        self._start_opening()
+        self._lifetime.begin()
         await self._admission.enter()
         self._driver.check_offset(message.offset)  # others have entered meanwhile
         limit, overflow = self._policy.max_pending, self._policy.overflow
@@ -334,7 +328,7 @@ class ReliableClient:
             ValueError: The event's name is reserved.
             ClientClosed: The client is closed.
         """
-        self._check_open()
+        self._lifetime.check()
         sent = self._driver.link.send_volatile(self._composer.volatile(event, data))
         self._driver.stats.volatile_sent += sent
         self._driver.stats.volatile_dropped += not sent
@@ -355,17 +349,7 @@ class ReliableClient:
             self._driver.check_wait()
         else:
             seconds("timeout", timeout, zero=True)
-        if self._closing is None:
-            await self._open()
-        await self._flush(timeout)
-
-    async def _flush(self, timeout: float | None, *or_until: asyncio.Task[Any]) -> None:
-        flushed = self._driver.flushed()
-        await asyncio.wait({flushed, *or_until}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not flushed.done():
-            flushed.cancel()
-            raise FlushTimeout(self.pending, self._outbox.where)
-        flushed.result()
+        await self._lifetime.flush(timeout)
 
     async def close(self, *, timeout: float = _CLOSE_TIMEOUT) -> int:
         """Flush, and end: within `timeout` seconds and two more for disconnecting, whatever the network does.
@@ -382,50 +366,14 @@ class ReliableClient:
         Returns:
             How many messages remained.
         """
-        seconds("timeout", timeout, zero=True)
-        if self._driver.link.in_disconnect_handler():
-            timeout = 0.0  # nothing is acknowledged before the handler has returned
-        if self._closing is None:
-            self._admission.close()
-            self._closing = asyncio.ensure_future(self._close(timeout))
-        try:
-            return await asyncio.shield(self._closing)
-        except asyncio.CancelledError:
-            self._hurry.set()
-            await asyncio.wait({self._closing}, timeout=2 * _DISCONNECT_TIMEOUT)
-            raise
-
-    async def _close(self, timeout: float) -> int:
-        if self._opening is not None:
-            await asyncio.wait({self._opening}, timeout=_DISCONNECT_TIMEOUT)
-        if timeout and not self._driver.paused:
-            hurry = asyncio.ensure_future(self._hurry.wait())
-            try:
-                await self._flush(timeout, hurry)
-            except FlushTimeout:
-                pass
-            finally:
-                hurry.cancel()
-        self._driver.stop()
-        self._remained = remaining = len(self._outbox)
-        if remaining:
-            _logger.warning("closed with %d pending, %s", remaining, self._outbox.where)
-        self._driver.give_up_all()
-        try:
-            await self._driver.link.close(_DISCONNECT_TIMEOUT)
-        finally:
-            if self._opening is not None and not self._opening.done():
-                self._opening.cancel()
-            elif self._opening is not None:
-                await self._outbox.close()
-        return remaining
+        return await self._lifetime.end(seconds("timeout", timeout, zero=True))
 
     # Looking and steering.
 
     @property
     def pending(self) -> int:
         """How many messages are accepted and not settled; of a durable outbox, once it is open."""
-        return self._remained if self._remained and self._outbox.durable else len(self._outbox)
+        return self._lifetime.pending
 
     def queue(self) -> list[Delivery]:
         """Return the deliveries of all pending messages, in order; the list is a snapshot, the handles are live."""
@@ -452,8 +400,8 @@ class ReliableClient:
             KeyError: There is no dead letter and no held message with that offset.
             ClientClosed: The client is closed.
         """
-        self._check_open()
-        self._start_opening()
+        self._lifetime.check()
+        self._lifetime.begin()
         held = self._outbox.get(offset)
         if held is not None and self._driver.release(held):
             return self._driver.delivery(held)
@@ -470,7 +418,7 @@ class ReliableClient:
             ClientClosed: The client is closed, and the outbox, which is durable, may be another's by now.
         """
         if self._outbox.durable:
-            self._check_open()
+            self._lifetime.check()
         message = self._outbox.get(offset)
         if message is not None:
             self._driver.withdraw(message, "cancelled", "it was discarded")
@@ -510,32 +458,3 @@ class ReliableClient:
             return decorated
 
         return register
-
-    # What is behind it.
-
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise ClientClosed
-
-    def _start_opening(self) -> None:
-        """Open the outbox, once, whoever asks first."""
-        if self._opening is None and self._closing is None:
-            self._opening = asyncio.ensure_future(self._outbox.open(self._driver))
-            self._opening.add_done_callback(self._opened)
-
-    async def _open(self) -> None:
-        self._check_open()
-        self._start_opening()
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
-
-    def _opened(self, opening: asyncio.Task[int]) -> None:
-        error = asyncio.CancelledError() if opening.cancelled() else opening.exception()
-        if error is None:
-            self._driver.start(opening.result())
-            self._admission.open()
-        else:
-            if self._closing is None:
-                _logger.error("not opened: %s", error)
-            self._opening = None  # so that the next call tries again
-            self._admission.fail(error)

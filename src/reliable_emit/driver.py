@@ -20,6 +20,7 @@ from reliable_emit.policy import Policy
 from reliable_emit.sender import Acknowledge, Backoff, Command, EndAttempts, Fail, Hold, Phase, Send, Sender
 from reliable_emit.settling import Settling
 from reliable_emit.state import ClientState
+from reliable_emit.timing import Timing
 
 _logger = logging.getLogger("reliable_emit")
 
@@ -51,18 +52,17 @@ class Driver:
         self.hooks = Hooks()
         self.stats = Stats()
         self.outbox = outbox
-        self._policy = policy
         self._on_room = on_room
         self._on_up = on_up
         self._sender = Sender(max_losses=policy.max_losses, on_exhausted=policy.on_exhausted)
         self._handles = Handles(self, durable=outbox.durable)
         self._sequence = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._expiry = Expiry(self.advance)
         self._flushes = Flushes(outbox)
         self._excess = Excess(policy, outbox, self.withdraw, lambda: self._sequence)
         self._started = self._stopped = False
         self.link = Link(sio, namespace, self)
+        self._timing = Timing(policy, probe=self.link.probe, timed_out=self._timed_out, backoff_over=self._backoff_over)
         self._settling = Settling(outbox, self._handles, self.hooks, self.stats, self.link.codec.decode)
         self.link.look()
 
@@ -176,7 +176,7 @@ class Driver:
         """Send nothing more, ever."""
         self._stopped = True
         self._perform(self._sender.pause())
-        self._stop_timer()
+        self._timing.stop()
         self._expiry.stop()
 
     def give_up_all(self) -> None:
@@ -271,12 +271,7 @@ class Driver:
     def _acknowledged(self, message: Message, reply: tuple[Any, ...]) -> None:
         self._perform(self._sender.acknowledged(message, reply))
 
-    def _probe(self, deadline: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._timed_out)
-        self.link.probe()
-
     def _timed_out(self) -> None:
-        self._timer = None
         if self.link.recycle_if_silent():
             return  # that has ended the attempt, and costs no retry
         self.stats.timed_out += 1
@@ -287,7 +282,6 @@ class Driver:
             self._run(self._sender.withdraw(message, "expired", "its time to live is over"))
 
     def _backoff_over(self) -> None:
-        self._timer = None
         self._expire()
         self._perform(self._sender.backoff_over())
 
@@ -303,13 +297,13 @@ class Driver:
                 case Send(message):
                     self._send(message)
                 case EndAttempts():
-                    self._stop_timer()
+                    self._timing.stop()
                     self.link.forget()
                 case Acknowledge(message, reply):
                     self._settling.acknowledged(message, reply)
                     self._left()
                 case Backoff(message):
-                    self._back_off(message)
+                    self._timing.back_off(message)
                 case Fail(message, reason, detail):
                     # When a client is closed, that says it of all messages at once.
                     level = logging.DEBUG if self._stopped else logging.WARNING
@@ -325,9 +319,7 @@ class Driver:
 
     def _send(self, message: Message) -> None:
         # The timer first: whatever the wrapped client makes of the message, it is not waited for beyond that time.
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + message.ack_timeout
-        self._timer = loop.call_at(deadline - _listening(message.ack_timeout), self._probe, deadline)
+        self._timing.attempt(message.ack_timeout)
         self._settling.sent(message)
         try:
             self.link.request(message.frames, lambda reply: self._acknowledged(message, reply))
@@ -336,32 +328,6 @@ class Driver:
             # not stop those behind it.
             self._run(self._sender.withdraw(message, "exhausted", f"it could not be sent: {error}"))
 
-    def _back_off(self, message: Message) -> None:
-        try:
-            seconds = self._policy.backoff_seconds(message.failures)
-        except Exception:
-            _logger.exception("the backoff strategy failed; waiting 1 s instead")
-            seconds = 1.0
-        _logger.info(
-            "no acknowledgement for %r (offset %s) within %g s, attempt %d; trying again in %.2f s",
-            message.event,
-            message.offset,
-            message.ack_timeout,
-            message.attempts,
-            seconds,
-        )
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._backoff_over)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _left(self) -> None:
         self._flushes.look()
         self._on_room()
-
-
-def _listening(ack_timeout: float) -> float:
-    """Return for how many seconds to listen for a sign of life, before an attempt is over: half of it, or a second."""
-    return max(ack_timeout / 2, min(1.0, 0.9 * ack_timeout))

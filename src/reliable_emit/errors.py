@@ -91,6 +91,20 @@ class OutboxUnavailable(ReliableEmitError):
         self.detail = detail
 
 
+class ServerOffsetError(ReliableEmitError):
+    """The file of a :class:`~reliable_emit.ServerOffset` cannot be used; nothing in it was changed.
+
+    Attributes:
+        path: The file.
+        detail: What is wrong, and what to do, in words.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"the server offset in {path} cannot be used: {detail}")
+        self.path = path
+        self.detail = detail
+
+
 class ClientClosed(ReliableEmitError):
     """The client is closed: it accepts nothing, and delivers nothing, any more."""
 
@@ -178,7 +192,7 @@ class ConnectionRejected(ReliableEmitError, socketio_exceptions.ConnectionError)
 
 def _said(said: object) -> str:
     message = said.get("message", said) if isinstance(said, dict) else said
-    return "no reason given" if message is None else " ".join(str(message).split())[:500]
+    return " ".join(str("" if message is None else message).split())[:500] or "no reason given"
 
 
 class CallTimeout(ReliableEmitError, socketio_exceptions.TimeoutError):  # type: ignore[misc]  # socketio is untyped

@@ -15,7 +15,7 @@ from reliable_emit.cli.ledger import DurableLedger, NumberedOffsets
 from reliable_emit.cli.options import Options, SummaryFormat
 from reliable_emit.cli.outbox_file import OutboxFile, in_words
 from reliable_emit.cli.output import STDERR, CommandError, plural
-from reliable_emit.cli.running import Interrupt, cancelled, first_of
+from reliable_emit.cli.running import Interrupt
 from reliable_emit.cli.sending import Sending
 from reliable_emit.cli.source import NOTHING, Line, LineError
 from reliable_emit.cli.summary import Remains, print_durable_remains, print_summary
@@ -61,7 +61,7 @@ class DurableSending(Sending):
         return self._durable_ledger
 
     def _make_connection(self) -> Connection:
-        return Connection(self._client, self._sio, self._options.target, self._report.say, input_over=self._input_over)
+        return Connection(self._client, self._options.target, self._report.say, input_over=self._input_over)
 
     async def _prepare(self) -> None:
         self._options.target.check()
@@ -94,19 +94,11 @@ class DurableSending(Sending):
             return False
 
     async def _deliver(self, interrupt: Interrupt) -> None:
-        sending = asyncio.ensure_future(self._send())
-        keeping = asyncio.ensure_future(self._stay_connected())
-        try:
-            await first_of(sending, keeping, interrupt.wait())
-            for task in (sending, keeping):
-                if task.done():
-                    task.result()
-        finally:
-            await cancelled(sending, keeping)
+        await interrupt.unless_over(self._send(), self._stay_connected())
 
     async def _stay_connected(self) -> None:
         await self._connection.open(self._options.connect_timeout)
-        await self._connection.keep(self._options.connect_timeout)
+        await self._connection.keep()
 
     async def _send(self) -> None:
         try:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reliable_emit import SQLiteOutbox
-from reliable_emit.cli.connection import Target
 from reliable_emit.cli.output import CommandError
 from reliable_emit.cli.source import NOTHING, stdin_has_no_lines
+from reliable_emit.cli.target import Target
 from reliable_emit.policy import count
 
 FOREVER = "forever"

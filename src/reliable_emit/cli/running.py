@@ -57,6 +57,21 @@ class Interrupt:
         await cancelled(working)
         return None
 
+    async def unless_over(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Do all of it at once, until one of them is over or the signal comes; what is not over then is cancelled.
+
+        Raises:
+            Exception: What one of them raised.
+        """
+        tasks = [asyncio.ensure_future(work) for work in works]
+        try:
+            await first_of(*tasks, self.wait())
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            await cancelled(*tasks)
+
 
 async def first_of(*awaitables: Awaitable[object]) -> None:
     """Wait until one of them is done. Coroutines among them are cancelled then, tasks are not."""

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from reliable_emit.cli import options
-from reliable_emit.cli.connection import Target
 from reliable_emit.cli.durable import DurableSending
 from reliable_emit.cli.options import Options, SummaryFormat, TransportName
 from reliable_emit.cli.output import CommandError
 from reliable_emit.cli.running import run_loop
 from reliable_emit.cli.sending import Sending
+from reliable_emit.cli.target import Target
 from reliable_emit.delivery import CHAT_EVENT
 from reliable_emit.policy import seconds
 
@@ -84,7 +84,7 @@ def send(
     summary: Annotated[SummaryFormat, typer.Option(help="How to print the closing summary.")] = SummaryFormat.TEXT,
     path: Annotated[str, typer.Option(metavar="PATH", help="Where on the server Socket.IO is.")] = "socket.io",
     transport: Annotated[
-        TransportName, typer.Option(help="auto: polling first, then websocket if the server offers it.")
+        TransportName, typer.Option(help="auto: websocket, and polling where that does not pass.")
     ] = TransportName.WEBSOCKET,
 ) -> int:
     """Send each line as a message, in order, and wait until the server has acknowledged all of them.

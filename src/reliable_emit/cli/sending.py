@@ -12,7 +12,7 @@ from reliable_emit.cli.ledger import Ledger
 from reliable_emit.cli.options import Options, SummaryFormat
 from reliable_emit.cli.output import STDERR, CommandError
 from reliable_emit.cli.report import Report, display
-from reliable_emit.cli.running import Interrupt, cancelled, first_of
+from reliable_emit.cli.running import Interrupt
 from reliable_emit.cli.source import LineError, Source
 from reliable_emit.cli.summary import print_remains, print_summary
 
@@ -52,7 +52,7 @@ class Sending:
         return Ledger(self._client, self._size)
 
     def _make_connection(self) -> Connection:
-        return Connection(self._client, self._sio, self._options.target, self._report.say)
+        return Connection(self._client, self._options.target, self._report.say)
 
     async def run(self, interrupt: Interrupt) -> int:
         """Do it and return the exit status."""
@@ -113,21 +113,12 @@ class Sending:
             print_summary(stats, self._ledger, pending, seconds, status, as_json=as_json)
 
     async def _deliver(self, interrupt: Interrupt) -> None:
-        patience = self._options.connect_timeout
-        await interrupt.unless(self._connection.open(patience))
+        await interrupt.unless(self._connection.open(self._options.connect_timeout))
         if interrupt.status is not None:
             return
         if self._source.is_terminal:
             self._report.say("reading from the terminal, a message a line; Ctrl-D at the start of a line ends")
-        sending = asyncio.ensure_future(self._send())
-        keeping = asyncio.ensure_future(self._connection.keep(patience))
-        try:
-            await first_of(sending, keeping, interrupt.wait())
-            for task in (sending, keeping):
-                if task.done():
-                    task.result()
-        finally:
-            await cancelled(sending, keeping)
+        await interrupt.unless_over(self._send(), self._connection.keep())
 
     async def _send(self) -> None:
         """Send all lines and wait until they are settled; those before a line that cannot be sent, too."""

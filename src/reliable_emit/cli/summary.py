@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from reliable_emit import Stats
-from reliable_emit.cli.connection import Target
 from reliable_emit.cli.ledger import DurableLedger, Ledger
 from reliable_emit.cli.options import Options
 from reliable_emit.cli.output import STDERR, STDOUT, plural
+from reliable_emit.cli.target import Target
 
 
 def print_remains(stats: Stats, ledger: Ledger, pending: int, file: Path | None, *, all_read: bool) -> None:

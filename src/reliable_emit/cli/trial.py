@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import aiohttp
 import tenacity
-from socketio.exceptions import ConnectionError as NotConnected
 
-from reliable_emit import Delivery, ReliableClient
-from reliable_emit.cli.connection import Connection, Target, quiet_client
+from reliable_emit import Delivery, DeliveryFailed, ReliableClient
+from reliable_emit.cli.connection import Connection, quiet_client
 from reliable_emit.cli.output import CommandError
 from reliable_emit.cli.running import cancelled, first_of
+from reliable_emit.cli.target import Target
 from reliable_emit.cli.verdict import Row, Verdict, judge_database, judge_reader
 from reliable_emit.delivery import CHAT_EVENT
 from reliable_emit.errors import ReliableEmitError
@@ -41,6 +40,7 @@ _SHARE, _MOST, _LEAST = 0.04, 12, 1
 _CUTS_SHARE, _CUTS_MOST = 0.03, 6
 _CONNECT, _PATIENCE = 10.0, 30.0
 _LINES_A_SECOND = 50
+_READER_PAUSE = 0.05
 
 
 def schedule(messages: int, seed: int) -> list[Fault | None]:
@@ -70,44 +70,37 @@ class _Announced(Faults):
 
 
 class Reader:
-    """A plain client that reads along, and comes back by itself with the last row that it has.
+    """A client that reads along, and comes back with the last row that it has.
 
     Attributes:
         received: The text and the id of each row, as received.
+        sio: What it is wrapped around.
     """
 
     def __init__(self) -> None:
         self.received: list[tuple[str, int]] = []
         self.sio = quiet_client()
+        self._client = ReliableClient(self.sio, retries=None, max_losses=None)
         self._news = asyncio.Event()
-        self._connected = asyncio.Event()
         self.sio.on(CHAT_EVENT, self._on_row)
 
-    async def keep_connected(self, url: str) -> None:
-        """Connect, and connect again whenever the connection is lost. Never returns."""
-        while True:
-            with contextlib.suppress(NotConnected, ValueError, aiohttp.ClientError, OSError):
-                await self.sio.connect(url, auth=self._auth, transports=["websocket"], wait_timeout=_CONNECT)
-                self._connected.set()
-                # Shielded: cancelled, it would take the wrapped client's own task with it.
-                await asyncio.shield(self.sio.eio.wait())
-            # Lost while it was made, it would be believed to be there.
-            self.sio.connected = False
-            self._connected.clear()
-            await asyncio.sleep(0.05)
+    async def connect(self, url: str) -> None:
+        """Connect, and stay connected."""
+        await self._client.connect(
+            url, auth=self._auth, transports="websocket", reconnect_backoff=tenacity.wait_fixed(_READER_PAUSE)
+        )
 
     async def until(self, row: int) -> None:
         """Wait until that row is here, and then until everything sent before now is."""
         while not any(number >= row for _, number in self.received[-1:]) and row:
-            self._news.clear()
-            await self._news.wait()
-        while True:
-            await self._connected.wait()
-            # The server answers in order, so after its answer nothing is under way that could come twice.
-            with contextlib.suppress(Exception):
-                await self.sio.call("anything more?", timeout=2)
-                return
-            await asyncio.sleep(0.05)
+            await self.news()
+        # The server answers in order, so after its answer, be it that it knows no such event, nothing is under way.
+        with contextlib.suppress(DeliveryFailed):
+            await self._client.call("anything more?")
+
+    async def close(self) -> None:
+        """End, in bounded time."""
+        await self._client.close(timeout=0)
 
     async def news(self) -> None:
         """Wait for the next row."""
@@ -156,21 +149,18 @@ class Trial:
             raise CommandError(str(error), 1) from None
         self._say(f"seed {self._seed}: sending {len(self._lines)} lines to {server.url}, database {self._db}")
         self._started = time.monotonic()
-        reading = asyncio.ensure_future(self._reader.keep_connected(server.url))
+        reading = asyncio.ensure_future(self._reader.connect(server.url))
         cutting = asyncio.ensure_future(self._cut_reader(server))
         try:
             return await self._judge(server, faults)
         finally:
             await cancelled(reading, cutting)
-            with contextlib.suppress(asyncio.TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._reader.sio.disconnect()
+            await self._reader.close()
             await server.stop()
 
     async def _judge(self, server: ReferenceServer, faults: Faults) -> Verdict:
-        sio = quiet_client()
         client = ReliableClient(
-            sio,
+            quiet_client(),
             client_offset=True,
             ack_timeout=_ACK_TIMEOUT,
             retries=None,
@@ -179,12 +169,12 @@ class Trial:
             backoff=_BACKOFF,
             max_pending=None,
         )
-        connection = Connection(client, sio, Target(server.url), lambda _: None)
+        connection = Connection(client, Target(server.url), lambda _: None)
         keeping: asyncio.Future[None] | None = None
         try:
             async with asyncio.timeout(_PATIENCE + len(self._lines) / _LINES_A_SECOND):
                 await connection.open(_CONNECT)
-                keeping = asyncio.ensure_future(connection.keep(_PATIENCE))
+                keeping = asyncio.ensure_future(connection.keep())
                 deliveries: list[Delivery] = [await client.emit(CHAT_EVENT, line) for line in self._lines]
                 self._offsets = [delivery.offset for delivery in deliveries]
                 await first_of(client.flush(), keeping)

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import inspect
 import traceback
+import types
+from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 from socketio import exceptions as socketio_exceptions
 
 from reliable_emit.errors import ConnectionRejected
 from reliable_emit.link.engine import STEP, Engine
-
-_LONGEST_REASON = 200
+from reliable_emit.link.reason import speaks_no_websocket
 
 
 class Attempts:
@@ -37,6 +37,7 @@ class Attempts:
         self._polling_first = False
         self._fallback = ["polling", "websocket"]
         self.users_error: Exception | None = None
+        self._extra_headers: Any = {}
 
     @property
     def is_current(self) -> bool:
@@ -71,7 +72,7 @@ class Attempts:
                 self._polling_first = True
                 raise
             except Exception as error:
-                if self.users_error is not None or self._rejected or not _speaks_no_websocket(error):
+                if self.users_error is not None or self._rejected or not speaks_no_websocket(error):
                     raise
             else:
                 return
@@ -86,6 +87,8 @@ class Attempts:
     async def _make(self, arguments: dict[str, Any]) -> None:
         self._rejected.clear()
         self._lost.clear()
+        # engineio takes them out at the first connection.
+        self._extra_headers = self._sio.eio.websocket_extra_options.setdefault("headers", self._extra_headers)
         self.users_error = None
         patience: float = arguments["wait_timeout"]
         self._longer = patience * (1 + len(arguments["namespaces"]))
@@ -142,10 +145,15 @@ class Attempts:
         self._rejected[namespace] = said
         return True
 
-    def guarded(self, given: Any) -> Any:
-        """Remember what a function of the user's raises: that is no failure of the network, and takes its own time."""
+    def guarded(self, given: Any, use: Callable[[Any], Any] = lambda value: value) -> Any:
+        """Remember what a function of the user's raises: that is no failure of the network, and takes its own time.
+
+        Args:
+            given: The function, or the value itself.
+            use: What is made of the value; if that raises, the user is to blame as well.
+        """
         if not callable(given):
-            return given
+            return use(given)
 
         async def call() -> Any:
             bound, left = self._bound, None
@@ -155,7 +163,7 @@ class Attempts:
                 self._reschedule(bound, None)
             try:
                 result = given()
-                result = await result if inspect.isawaitable(result) else result
+                result = use(await result if inspect.isawaitable(result) else result)
             except Exception as error:
                 self.users_error = error
                 self._lost.set()  # not every release of engineio ends it
@@ -192,43 +200,17 @@ class Attempts:
 def _let_go(error: BaseException | None) -> None:
     """Have the connection go that an error holds: engineio leaves it in a local variable of what has failed."""
     while error is not None:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if str(frame.f_globals.get("__name__")).startswith("engineio."):
-                with contextlib.suppress(RuntimeError):  # it is running
-                    frame.clear()
+        for frame in _engineio_frames(error):
+            with contextlib.suppress(RuntimeError):  # it is running
+                frame.clear()
         error = error.__cause__ or error.__context__
 
 
-def why(error: BaseException) -> str:
-    """Return in a line why there is no connection; python-socketio says "Connection error" of most."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for each in chain:
-        match each:
-            case ConnectionRejected():
-                return each.words
-            case aiohttp.WSServerHandshakeError():
-                return f"HTTP status {each.status}, no WebSocket server"
-            case aiohttp.ClientConnectorCertificateError():
-                return f"its certificate is not accepted: {each}"[:_LONGEST_REASON]
-            case aiohttp.ClientConnectorError() if isinstance(each.os_error, ConnectionRefusedError):
-                return "connection refused"
-            case aiohttp.ClientConnectorError():
-                return (each.os_error.strerror or str(each.os_error))[:_LONGEST_REASON]
-    words = " ".join(str(error).split()) or type(error).__name__
-    return "connection refused" if "Connect call failed" in words else words[:_LONGEST_REASON]
+def from_engineio(error: BaseException) -> bool:
+    """Whether it has come through engineio."""
+    return any(_engineio_frames(error))
 
 
-def _speaks_no_websocket(error: BaseException) -> bool:
-    """Whether something is there: a proxy in between, say, or a server that polls only."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, aiohttp.ClientConnectorError):
-            return False
-        if isinstance(cause, aiohttp.WSServerHandshakeError | aiohttp.ServerDisconnectedError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+def _engineio_frames(error: BaseException) -> list[types.FrameType]:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [frame for frame in frames if str(frame.f_globals.get("__name__")).startswith("engineio.")]

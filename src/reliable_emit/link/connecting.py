@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from socketio import exceptions as socketio_exceptions
+from socketio import packet as socketio_packet
 
 from reliable_emit.errors import ClientClosed
 from reliable_emit.link.engine import STEP, shut_down
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from reliable_emit.link.options import ConnectOptions
 
 _logger = logging.getLogger("reliable_emit")
+_TRANSPORTS = ("websocket", "polling")
 # How often a connection is ended that comes back meanwhile.
 _ROUNDS = 5
 _endings: set[asyncio.Task[None]] = set()
@@ -39,7 +41,6 @@ class Connector:
         self._keeper = keeper
         self._connecting: asyncio.Task[None] | None = None
         self._connecting_for: Link | None = None
-        self._aborted = False
 
     async def connect(self, link: Link, options: ConnectOptions) -> None:
         """Connect, and stay connected; with `retry`, try again and again with backoff while nobody answers.
@@ -47,6 +48,7 @@ class Connector:
         Raises:
             ValueError: The URL, the transports or the namespaces cannot work.
             socketio.exceptions.ConnectionError: The server refused a namespace, or without `retry`: no connection.
+            RuntimeError: It is called in a disconnect handler.
             ClientClosed: :meth:`leave` was called for that link, before or meanwhile.
             Exception: What a function given for the url, the headers or the auth raised.
         """
@@ -54,7 +56,12 @@ class Connector:
             raise ClientClosed
         if self._connecting is not None:
             raise socketio_exceptions.ConnectionError("the client is connecting already; wait for that call of connect")
-        arguments = self._arguments(options)
+        if link.in_disconnect_handler():
+            raise RuntimeError(
+                "this connects inside a disconnect handler, and python-socketio ends the connection when that has "
+                "returned. Start a task that connects, and return"
+            )
+        arguments = self._arguments(link, options)
         self._connecting_for = link
         # A task of its own, so that closing can end it without cancelling the caller's.
         connecting = self._connecting = asyncio.ensure_future(self._keeper.first(options, arguments))
@@ -88,7 +95,12 @@ class Connector:
         connecting = self._connecting if self._connecting_for is link else None
         if connecting is not None:
             await _stop(connecting)
-        if others or not (self._keeper.owns or connecting is not None):
+        if others:
+            return
+        if not self._keeper.owns and connecting is None:
+            if self._keeper.keeps:  # until it notices that the user has connected by hand
+                await self._keeper.stop()
+            self._keeper.release()
             return
         ending = asyncio.ensure_future(self._end())
         _endings.add(ending)
@@ -108,7 +120,8 @@ class Connector:
             try:
                 await self._sio.shutdown()
             except asyncio.CancelledError:
-                if not self._aborted:
+                loop = self._sio.eio.read_loop_task
+                if loop is None or not loop.cancelled():  # which disconnecting awaits
                     raise
             except Exception as error:
                 _logger.warning("while disconnecting: %s", error)
@@ -117,7 +130,6 @@ class Connector:
                 break
         if self._sio.eio.state != "connected":
             await self._sio.eio.disconnect(abort=True)  # closes the HTTP session
-        self._keeper.owns = False
         self._keeper.release()
 
     def _abort(self) -> None:
@@ -125,33 +137,47 @@ class Connector:
         if eio.transport() == "websocket":
             shut_down(eio.ws)
         elif eio.read_loop_task is not None:
-            self._aborted = True
             eio.read_loop_task.cancel()
 
-    def _arguments(self, options: ConnectOptions) -> dict[str, Any]:
+    def _arguments(self, link: Link, options: ConnectOptions) -> dict[str, Any]:
         if not callable(options.url):
             check_url(options.url)
         if self._keeper.is_connected():
+            if link.namespace not in self._sio.connection_namespaces:
+                raise socketio_exceptions.ConnectionError(
+                    f"the AsyncClient is connected already, and without {link.namespace!r}: wrap all namespaces before "
+                    f"connecting, or disconnect it before"
+                )
             raise socketio_exceptions.ConnectionError(
                 "the AsyncClient is connected already; a connection made with AsyncClient.connect serves as it is"
             )
+        for transport in [options.transports] if isinstance(options.transports, str) else options.transports or ():
+            if transport not in _TRANSPORTS:
+                raise ValueError(f"transports={options.transports!r} has {transport!r}; there are {_TRANSPORTS}")
+        guarded = self._keeper.attempts.guarded
         headers = options.headers
         if not callable(headers):
-            # A copy for each attempt: engineio takes a Cookie header out of the dict it is given, so that the second
-            # connection went without.
             given = dict(headers or {})
             headers = given.copy
-        guarded = self._keeper.attempts.guarded
         return {
             "url": guarded(options.url),
-            "headers": guarded(headers),
-            "auth": guarded(options.auth),
+            # A copy for each attempt: engineio takes a Cookie header out of the dict it is given, so that the second
+            # connection went without.
+            "headers": guarded(headers, lambda value: dict(value or {})),
+            "auth": guarded(options.auth, self._check_auth),
             "transports": options.transports,
             "namespaces": self._namespaces(options.namespaces),
             "socketio_path": options.socketio_path,
             "wait": options.wait,
             "wait_timeout": options.wait_timeout,
         }
+
+    def _check_auth(self, auth: Any) -> Any:
+        try:
+            self._sio.packet_class(socketio_packet.CONNECT, data=auth or {}, namespace="/").encode()
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"auth cannot be encoded: {error}") from error
+        return auth
 
     def _namespaces(self, given: str | Sequence[str] | None) -> list[str]:
         if given is None:

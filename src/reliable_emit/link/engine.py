@@ -16,6 +16,8 @@ STEP = 0.25
 """Seconds that a step of ending may take, when the polite way has failed."""
 _NOTICED = 1.0
 """Seconds within which Engine.IO should have noticed that a connection was shut down."""
+_LOOKS = 50
+"""How often to look whether it has."""
 
 
 class Engine:
@@ -28,6 +30,9 @@ class Engine:
     def __init__(self, eio: Any) -> None:
         self._eio = eio
         self._endings: set[asyncio.Future[None]] = set()
+        self._mournings: set[asyncio.Future[None]] = set()
+        self._watched: asyncio.Task[None] | None = None
+        self._burial: asyncio.TimerHandle | None = None
 
     def is_ending(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether that task is one in which a connection is ended from here."""
@@ -39,11 +44,19 @@ class Engine:
         if eio.state == "connected":
             # Closing politely waits for what was written before, which a frozen peer never reads.
             ending = asyncio.ensure_future(eio.disconnect(abort=True))
-            self._keep(ending)
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
             await asyncio.wait({ending}, timeout=STEP)
             if not ending.done():
                 shut_down(eio.ws)
                 await asyncio.wait({ending}, timeout=STEP)
+        elif eio.state == "disconnecting":
+            # Whoever disconnects it has to be through, or she would do the rest of that to the next one.
+            shut_down(eio.ws)
+            for _ in range(_LOOKS):
+                if eio.state == "disconnected":
+                    break
+                await asyncio.sleep(_NOTICED / _LOOKS)
         await self._end_loops()
         while not eio.queue.empty():  # the mark by which an old loop ends would end a new one
             eio.queue.get_nowait()
@@ -51,26 +64,55 @@ class Engine:
         if eio.state != "disconnected" or not (eio.http is None or eio.external_http or eio.http.closed):
             await asyncio.wait({asyncio.ensure_future(eio._reset())}, timeout=STEP)  # noqa: SLF001 - closes the session
 
+    # When nobody notices.
+
     def bury(self) -> None:
         """Make sure that the connection, which was just shut down, is over soon."""
-        self._keep(asyncio.ensure_future(self._bury(self._eio.sid)))
+        self._burial = asyncio.get_running_loop().call_later(_NOTICED, self._cancel_loops)
 
-    async def _bury(self, connection: str) -> None:
-        eio = self._eio
+    def noticed(self) -> None:
+        """Engine.IO has noticed that the connection is over."""
+        if self._burial is not None:
+            self._burial.cancel()
 
-        def is_over() -> bool:
-            return bool(eio.state != "connected" or eio.sid != connection)
+    def watch(self) -> None:
+        """Notice for Engine.IO when its read loop is cancelled, which takes the connection for alive ever after.
 
-        await asyncio.sleep(_NOTICED)
-        if is_over():
-            return
+        It is the task that ``AsyncClient.wait`` awaits, so whoever cancels that cancels the loop.
+        """
+        loop = self._eio.read_loop_task
+        if loop is not None and loop is not self._watched:
+            self._watched = loop
+            loop.add_done_callback(self._read_loop_over)
+
+    def _cancel_loops(self) -> None:
+        for loop in (self._eio.read_loop_task, self._eio.write_loop_task):
+            if loop is not None:
+                loop.cancel()
+
+    def _read_loop_over(self, loop: asyncio.Task[None]) -> None:
+        if loop.cancelled():
+            # Later, because a program that ends cancels all its tasks, and wants no new ones.
+            loop.get_loop().call_later(STEP, self._mourn, loop)
+
+    def _mourn(self, loop: asyncio.Task[None]) -> None:
+        if self._eio.read_loop_task is loop and self._eio.state != "disconnected":
+            mourning = asyncio.ensure_future(self._finish())
+            self._mournings.add(mourning)
+            mourning.add_done_callback(self._mournings.discard)
+
+    async def _finish(self) -> None:
+        """Do what engineio does at the end of its read loop."""
+        eio, connection = self._eio, self._eio.sid
+        shut_down(eio.ws)
         await self._end_loops()
-        if not is_over():
-            # What engineio does at the end of its read loop.
+        if eio.sid != connection:
+            return
+        if eio.state == "connected":
             await eio._trigger_event("disconnect", eio.reason.TRANSPORT_ERROR, run_async=False)  # noqa: SLF001
-            with contextlib.suppress(ValueError):
-                base_client.connected_clients.remove(eio)
-            await self.end()
+        with contextlib.suppress(ValueError):
+            base_client.connected_clients.remove(eio)
+        await eio._reset()  # noqa: SLF001
 
     async def _end_loops(self) -> None:
         eio = self._eio
@@ -80,10 +122,6 @@ class Engine:
                 loop.cancel()
             if loops:
                 await asyncio.wait(loops, timeout=STEP)
-
-    def _keep(self, task: asyncio.Future[None]) -> None:
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
 
 
 def shut_down(ws: Any) -> None:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("reliable_emit")
 
 
+class Kicked(socketio_exceptions.ConnectionError):  # type: ignore[misc]  # socketio is untyped
+    """The server has disconnected the client."""
+
+    def __init__(self) -> None:
+        super().__init__("the server disconnected the client")
+
+
 class Kicks:
     """Has the client connect again after the server has disconnected it, if that is wanted.
 
@@ -35,10 +42,10 @@ class Kicks:
         if not keeper.keeps:
             return
         if keeper.options.reconnect_after_kick:
-            keeper.start_over(_kicked())
+            keeper.start_over(Kicked())
         else:
             _logger.info("the server disconnected the client; not connecting again, as asked for")
-            keeper.keeps = False
+            keeper.rest()
 
     def one(self, namespace: str) -> None:
         """The server closes a namespace; told before the user's handlers are called."""
@@ -56,8 +63,14 @@ class Kicks:
         if not sio.namespaces:
             sio.connected = False
             await sio.eio.disconnect()
+            if not keeper.reconnects:
+                self.all()  # a connection that was made meanwhile has just been ended with the last namespace
         elif keeper.options.reconnect_after_kick:
-            self._rejoining.start(keeper.link(namespace), _kicked())
+            self._rejoining.start(keeper.link(namespace), Kicked())
+
+    def forget(self) -> None:
+        """Another attempt is made: what became of the last one is of no interest any more."""
+        self._meanwhile.clear()
 
     async def catch_up(self) -> None:
         """See to the namespaces that were closed while others were being connected.
@@ -65,26 +78,18 @@ class Kicks:
         python-socketio has not noticed.
 
         Raises:
-            socketio.exceptions.ConnectionError: None is left.
+            Kicked: None is left.
         """
         sio, keeper = self._sio, self._keeper
         kicked, self._meanwhile = self._meanwhile, set()
-        left = set(sio.namespaces) - kicked
-        if not kicked or not keeper.keeps:
-            return
-        if not keeper.options.reconnect_after_kick:
-            if not left:
-                self.all()
-            return
         for namespace in kicked:
             sio.namespaces.pop(namespace, None)
-        if not left:
+        if kicked and not sio.namespaces:
+            if not keeper.options.reconnect_after_kick:
+                self.all()
             sio.connected = False
             await keeper.see_off()
-            raise _kicked()
-        for namespace in kicked:
-            self._rejoining.start(keeper.link(namespace), _kicked())
-
-
-def _kicked() -> Any:
-    return socketio_exceptions.ConnectionError("the server disconnected the client")
+            raise Kicked
+        if keeper.keeps and keeper.options.reconnect_after_kick:
+            for namespace in kicked:
+                self._rejoining.start(keeper.link(namespace), Kicked())

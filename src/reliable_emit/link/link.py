@@ -45,7 +45,7 @@ class Progress:
     Attributes:
         attempt: The number of the last attempt since there was a connection, 0 for none.
         error: Why the last one failed.
-        next_at: When the next one is made, by the event loop's clock.
+        next_at: When the next one is made, by the monotonic clock.
         failure: Why none is made any more.
         lost: Why there is no connection any more.
     """
@@ -83,6 +83,9 @@ class Link:
         self._probe: Probe | None = None
         self._sent_at = 0.0
         self._heard_at_send = 0
+        # Over polling: how much had arrived when the attempt was sent, and the one before it, of the same message.
+        self._polled_at_send: int | None = None
+        self._unpolled: int | None = None
         self._frames: Frames | None = None
         self._recycled_for: Frames | None = None
         self.progress = Progress()
@@ -110,7 +113,9 @@ class Link:
             await self._tap.connector.connect(self, options)
         except BaseException as error:
             if not self.is_up:
-                self.progress = Progress(lost=str(error) or type(error).__name__)
+                cancelled = isinstance(error, asyncio.CancelledError)
+                said = "connecting was cancelled" if cancelled else str(error) or type(error).__name__
+                self.progress = Progress(lost=said)
             raise
         self.look()
 
@@ -148,7 +153,7 @@ class Link:
         if phase == "disconnected" and (progress.attempt or progress.next_at is not None):
             phase, error = "connecting", progress.error or progress.lost
             if progress.next_at is not None:
-                next_in = max(0.0, progress.next_at - asyncio.get_running_loop().time())
+                next_in = max(0.0, progress.next_at - time.monotonic())
         return ClientState(
             phase=phase,
             pending=pending,
@@ -183,7 +188,7 @@ class Link:
     def _down(self, reason: str) -> None:
         self._socket_id = None
         self._changed_at = time.monotonic()
-        self._probe = None
+        self._probe = self._unpolled = None
         self.progress.lost = reason
         self.forget()
         self._listener.link_down(reason)
@@ -200,8 +205,13 @@ class Link:
         """There is no connection; the next attempt is made then."""
         self.progress.error, self.progress.next_at = error, next_at
 
+    def resting(self) -> None:
+        """No attempt is made any more, whatever was said of the next one."""
+        if self.progress.failure is None:
+            self.progress = Progress(lost=self.progress.error or self.progress.lost)
+
     def gave_up(self, error: Exception) -> None:
-        """No attempt is made any more."""
+        """No attempt is made any more, because of that."""
         if not self._closed:
             self.progress = Progress(failure=error)
             self._listener.gave_up(error)
@@ -221,8 +231,13 @@ class Link:
             Whether it was dead. Then it is lost, for all namespaces.
         """
         pulse = self._tap.pulse
-        evidence = None if self._probe is None else pulse.silence(self._probe)
-        if evidence is None or (not pulse.is_sure and self._recycled_for is self._frames):
+        lasted = time.monotonic() - self._sent_at
+        sure, evidence = pulse.is_sure, None if self._probe is None else pulse.silence(self._probe, lasted)
+        if evidence is None and self._unpolled is not None and self._unpolled == pulse.polled:
+            # Requests are answered, but not the poll that would bring the acknowledgement.
+            sure, evidence = False, "no poll was answered during two attempts"
+        self._unpolled = self._polled_at_send
+        if evidence is None or (not sure and self._recycled_for is self._frames):
             # Where a pong is not noticed, a slow handler looks dead too.
             return False
         self._recycled_for = self._frames
@@ -251,7 +266,10 @@ class Link:
             pulse.acknowledged()
             on_ack(reply)
 
+        if frames is not self._frames:
+            self._unpolled = None
         self._frames, self._sent_at, self._heard_at_send = frames, time.monotonic(), pulse.heard
+        self._polled_at_send = pulse.polled
         ack_id = self.sio._generate_ack_id(self.namespace, acknowledged)  # noqa: SLF001 - the public way encodes again
         self._ack_ids.append(ack_id)
         self._put(self.codec.with_id(frames, ack_id))

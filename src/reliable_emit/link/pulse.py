@@ -32,6 +32,10 @@ _UPLOAD = 4096
 """Bytes; with fewer under way it is the peer's kernel that takes them, and it does so when the program is frozen."""
 _FILLING = 0.3
 """Seconds for which the kernels' buffers take what is written although nobody reads it."""
+_STUCK = 1.0
+"""Seconds in which a goodbye gets on, if it does at all."""
+_POLITE = 5.0
+"""The same where the kernel does not tell."""
 
 # struct tcp_info of Linux, as far as it matters.
 _TCP_INFO = struct.Struct("=68xII44xQQ")
@@ -132,17 +136,27 @@ class Pulse:
         """Whether the connection is another one by now."""
         return bool(self._eio.state != "connected" or self._eio.sid != probe.connection)
 
-    def silence(self, probe: Probe) -> str | None:
-        """Return in words that the connection is dead, if it has been silent for long enough."""
+    def silence(self, probe: Probe, attempt: float) -> str | None:
+        """Return in words that the connection is dead, if it has been silent for long enough.
+
+        Args:
+            probe: The question.
+            attempt: For how many seconds the attempt has lasted; more silence than that is not asked for.
+        """
         if probe.since is None or self.is_answered(probe):
             return None
         silent = time.monotonic() - probe.since
         round_trip = 0.0 if probe.traffic is None else probe.traffic.round_trip
-        if silent < max(self._least, _ROUND_TRIPS * round_trip):
+        if silent < max(_LEAST, min(self._least, attempt), _ROUND_TRIPS * round_trip):
             return None
         if probe.polling:
             return f"no request was answered for {silent:.1f} s"
         return f"nothing arrived for {silent:.1f} s, not even the answer to a ping"
+
+    @property
+    def polled(self) -> int | None:
+        """Over polling, how many packets have arrived, and with them how many polls were answered."""
+        return self._received if self._eio.transport() == "polling" else None
 
     @property
     def is_sure(self) -> bool:
@@ -163,6 +177,21 @@ class Pulse:
             shut_down(self._eio.ws)
         else:
             self._requests.fail()
+
+    def see_out(self) -> None:
+        """The client says goodbye: end the connection when the other side does not take what was written before."""
+        if self._eio.transport() == "websocket":
+            self._see_out(self._eio.ws, None)
+
+    def _see_out(self, ws: Any, before: _Traffic | None) -> None:
+        if self._eio.state != "disconnecting" or self._eio.ws is not ws:
+            return
+        now = self._traffic()
+        if before is not None and now in {before, None}:
+            shut_down(ws)
+            return
+        patience = _POLITE if now is None else max(_STUCK, _ROUND_TRIPS * now.round_trip)
+        asyncio.get_running_loop().call_later(patience, self._see_out, ws, now or _Traffic())
 
     async def _ask(self, probe: Probe) -> None:
         if not probe.polling:

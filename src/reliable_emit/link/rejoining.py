@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from socketio import exceptions as socketio_exceptions
 from socketio import packet as socketio_packet
 
+from reliable_emit.link.streak import Streak
+
 if TYPE_CHECKING:
     from reliable_emit.errors import ConnectionRejected
     from reliable_emit.link.keeping import Keeper
@@ -26,6 +28,7 @@ class Rejoining:
         self._sio = sio
         self._keeper = keeper
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._streaks: dict[str, Streak] = {}
         self._answers: dict[str, asyncio.Future[ConnectionRejected | None]] = {}
 
     def start(self, link: Link | None, error: Exception) -> None:
@@ -54,17 +57,15 @@ class Rejoining:
         return answer is not None
 
     async def _join(self, link: Link, error: Exception) -> None:
-        sio, keeper, number = self._sio, self._keeper, 0
+        sio, keeper, attempt = self._sio, self._keeper, 0
+        streak = self._streaks.setdefault(link.namespace, Streak())
+        streak.lost()
         while not keeper.options.is_final(error):
-            number += 1
-            await keeper.pause(error, [link], number)
-            if not sio.connected and sio.eio.state == "connected":
-                # python-socketio takes the rejection of the default namespace for the end of all of them.
-                keeper.start_over(error)
-                return
+            attempt += 1
+            await keeper.pause(error, [link], streak.next())
             if link.is_closed or not keeper.keeps or link.namespace in sio.namespaces:
                 return
-            link.connecting(number)
+            link.connecting(attempt)
             try:
                 rejected = await self._ask(link.namespace)
             except TimeoutError:
@@ -74,6 +75,7 @@ class Rejoining:
                 error = caught
             else:
                 if rejected is None:
+                    streak.made()
                     return
                 error = rejected
         keeper.give_up(error, [link])

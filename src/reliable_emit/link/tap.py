@@ -60,6 +60,7 @@ class Tap:
         sio.eio.on("connect", self._on_connect)
         sio.eio.on("message", self._on_message)
         sio.eio.on("disconnect", self._on_disconnect)
+        self._engine.watch()
 
     @classmethod
     def attach(cls, sio: Any, link: Link) -> Tap:
@@ -142,9 +143,10 @@ class Tap:
             self.keeper.kicks.one(namespace)
             await self._handle_disconnect(namespace, self._message_handler, data)
             return
-        if kind == socketio_packet.CONNECT_ERROR:
-            self.keeper.rejected(namespace, said)
-        elif kind == socketio_packet.CONNECT:
+        refused = kind == socketio_packet.CONNECT_ERROR and not self.keeper.attempts.rejected(namespace, said)
+        connection = self._sio.eio.sid
+        if kind == socketio_packet.CONNECT:
+            self._engine.watch()
             self.keeper.accepted(namespace)
         if not all(link.is_up for link in self.links.values()):
             # A connect sets the socket id in the first step of the handler, before it waits for the user's: look right
@@ -153,10 +155,15 @@ class Tap:
         try:
             await self._message_handler(data)
         finally:
+            if refused and self._sio.eio.sid == connection:
+                self.keeper.rejected(namespace, said)
             self._look()
 
     async def _on_disconnect(self, reason: str) -> None:
         # Before the user's handler, which then finds the truth if she asks, and which may raise.
+        self._engine.noticed()
+        if reason == self._sio.reason.CLIENT_DISCONNECT:
+            self.pulse.see_out()
         self._each(lambda link: link.lost(reason))
         self.keeper.engine_lost(reason)
         await self._handle_disconnect(None, self._disconnect_handler, reason)

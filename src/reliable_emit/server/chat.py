@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from reliable_emit.delivery import CHAT_EVENT, rejection
-from reliable_emit.server import checks, engine
+from reliable_emit.server import checks, engine, lines
+from reliable_emit.server.burst import RowEncoder
+from reliable_emit.server.history import StoredMessage
+from reliable_emit.server.inbox.inbox import Inbox
 
 if TYPE_CHECKING:
     import logging
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
     from reliable_emit.server.faults import Faults
     from reliable_emit.server.feed import Feed
-    from reliable_emit.server.store import MessageStore
+    from reliable_emit.server.history import History
+    from reliable_emit.server.inbox.store import Transaction
 
 Authenticate = Callable[[Any, dict[str, Any]], str | Awaitable[str | None] | None]
 """Says who a connecting client is, from its ``auth`` and the request's environ; ``None``: nobody we let in."""
@@ -43,21 +47,34 @@ class Chat:
     def __init__(
         self,
         sio: socketio.AsyncServer,
-        store: MessageStore,
+        history: History,
         feed: Feed,
         *,
+        told: Callable[[StoredMessage], None],
         authenticate: Authenticate | None,
         faults: Faults | None,
         max_text: int,
         logger: logging.Logger,
     ) -> None:
         self._sio = sio
-        self._store = store
+        self._history = history
         self._feed = feed
+        self._told = told
+        # Kept as long as the messages themselves.
+        self.inbox = Inbox(
+            sio,
+            history.inbox,
+            principal=None if authenticate is None else lambda sid: self._clients[sid].principal,
+            retention=None,
+            max_waiting=1000,  # the intake lets no connection have as many
+            logger=lines.inbox_logger(logger),
+        )
+        self._keep = self.inbox.receive(self._store)
         self._authenticate = authenticate
         self._faults = faults
         self._max_text = max_text
         self._logger = logger
+        self._encoder = RowEncoder(CHAT_EVENT)
         self._clients: dict[str, _Client] = {}
         self._handling: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -98,7 +115,7 @@ class Chat:
         if eio_sid not in self._sio.environ or self._sio.manager.eio_sid_from_sid(sid, "/") != eio_sid:
             # Gone while we asked who it is. To accept it now would keep a client that never disconnects.
             return False
-        outlet = engine.SocketOutlet(self._sio, sid, CHAT_EVENT)
+        outlet = engine.SocketOutlet(self._sio, sid, self._encoder)
         # A task begins when this one waits next, and between here and the packet that tells the client that it is
         # connected nothing waits: no row goes out before that packet.
         feeding = asyncio.create_task(self._follow(cursor, outlet, sid))
@@ -112,7 +129,8 @@ class Chat:
             answer = self._authenticate(auth, environ)
             principal = await answer if inspect.isawaitable(answer) else answer
         except Exception as error:  # whatever it is, it is not a yes
-            self._logger.info("a connection is refused, authenticate raised %s", type(error).__name__, exc_info=True)
+            self._logger.info("a connection is refused, authenticate raised %s", type(error).__name__)
+            self._logger.debug("what authenticate raised", exc_info=True)
             principal = None
         if principal is not None and (not isinstance(principal, str) or not principal):
             self._logger.error("authenticate must return a non-empty string or None, it gave %r", type(principal))
@@ -123,7 +141,7 @@ class Chat:
 
     async def _follow(self, cursor: int, outlet: engine.SocketOutlet, sid: str) -> None:
         try:
-            await self._feed.follow(self._store, cursor, outlet)
+            await self._feed.follow(cursor, outlet)
         except Exception:  # a reader that is fed no more must not look connected: it comes back with its offset
             self._logger.exception("feeding a reader failed, its connection is cut")
             await engine.cut(self._sio, sid)
@@ -136,9 +154,7 @@ class Chat:
             client.feeding.cancel()
         if reason == self._sio.reason.PING_TIMEOUT:
             # Engine.IO would wait for its blocked writer for ever, and keep the frozen client's connection open.
-            environ = self._sio.get_environ(sid)
-            if environ is not None:
-                engine.abort(environ)
+            engine.abort(self._sio, sid)
         elif reason == self._sio.reason.CLIENT_DISCONNECT:
             engine.release_poll(self._sio, sid)
         return None
@@ -165,10 +181,9 @@ class Chat:
         if (problem := checks.chat_problem(arguments, self._max_text)) is not None:
             self._logger.info("a message is rejected: %s", problem)
             return rejection(problem)
-        text, offset = map(str, arguments)
-        return await self._misbehaving(sid, client.principal, offset, text)
+        return await self._misbehaving(sid, *arguments)
 
-    async def _misbehaving(self, sid: str, principal: str, offset: str, text: str) -> Any:
+    async def _misbehaving(self, sid: str, *arguments: object) -> Any:
         fault = self._faults.choose() if self._faults is not None else None
         if fault == "drop_before_commit":
             await engine.cut(self._sio, sid)
@@ -176,7 +191,7 @@ class Chat:
         if fault == "fail_database":
             self._logger.info("a message is not acknowledged, on purpose, as if it could not be stored")
             return self._sio.not_handled
-        reply = await self._keep(principal, offset, text)
+        reply = await self._keep(sid, *arguments)
         if fault == "drop_after_commit":
             await engine.cut(self._sio, sid)
         if fault in {"drop_after_commit", "swallow_ack"}:
@@ -185,18 +200,12 @@ class Chat:
             await asyncio.sleep(self._faults.late)
         return reply
 
-    async def _keep(self, principal: str, offset: str, text: str) -> Any:
-        try:
-            added = await self._store.add(principal, offset, text)
-        except Exception as error:  # whatever it is, an acknowledgement would be a lie
-            self._logger.warning("a message is not acknowledged, it could not be stored: %s", error)
-            return self._sio.not_handled
-        if added.message.text != text:
-            # Not a repetition but another message: to acknowledge it as one would lose it in silence.
-            self._logger.warning("a message is rejected: its client offset %r belongs to another one", offset)
-            return rejection(f"the client offset {offset!r} belongs to another message already, with another text")
-        return added.message.id
+    async def _store(self, _: str, text: str, transaction: Transaction) -> int:
+        row = await self._history.add(transaction, text)
+        stored = StoredMessage(row, text, transaction.offset, transaction.principal)
+        transaction.after_commit(lambda: self._told(stored))
+        return row
 
-    async def _on_unknown_event(self, event: str, _: str, *__: object) -> Any:
+    async def _on_unknown_event(self, event: str, *_: object) -> Any:
         # Silence would make a client repeat for nothing what will never be handled.
         return rejection(f"this server does not know the event {event[:80]!r}, only {CHAT_EVENT!r}")

@@ -1,4 +1,4 @@
-"""What the reference server takes from strangers: every argument is looked at before anything is done with it."""
+"""What the server takes from strangers: every argument is looked at before anything is done with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chat_problem(arguments: tuple[object, ...], max_text: int) -> str | None:
     if len(arguments) != _CHAT_ARGUMENTS:
         return f"expected 2 arguments, the text and the client offset, got {len(arguments)}"
     text, offset = arguments
-    return _text_problem(text, max_text) or _offset_problem(offset)
+    return _text_problem(text, max_text) or offset_problem(offset)
 
 
 def _text_problem(text: object, max_text: int) -> str | None:
@@ -38,20 +38,21 @@ def _text_problem(text: object, max_text: int) -> str | None:
         return f"the text is not a string but {_json_name(text)}"
     if len(text) > max_text:
         return f"the text has {len(text)} characters, more than {max_text}"
-    if not _encodable(text):
+    if not encodable(text):
         return "the text is not valid Unicode: it has half a surrogate pair"
     return None
 
 
-def _offset_problem(offset: object) -> str | None:
+def offset_problem(offset: object, max_offset: int = MAX_OFFSET) -> str | None:
+    """Return why a message with this client offset can never be accepted, ``None`` if it can."""
     if not isinstance(offset, str):
         return f"the client offset is not a string but {_json_name(offset)}"
     if not offset:
         return "the client offset is empty"
-    if len(offset) > MAX_OFFSET:
-        return f"the client offset has {len(offset)} characters, more than {MAX_OFFSET}"
-    if not _encodable(offset):
-        return "the client offset is not valid Unicode: it has half a surrogate pair"
+    if len(offset) > max_offset:
+        return f"the client offset has {len(offset)} characters, more than {max_offset}"
+    if not encodable(offset) or "\0" in offset:  # PostgreSQL takes no NUL
+        return "the client offset is not valid Unicode: it has half a surrogate pair, or a NUL"
     if offset.startswith(_NO_SOCKET_ID):
         return f"the client offset {offset!r} was made without a socket id, so that others make the same"
     return None
@@ -77,8 +78,8 @@ def server_offset(auth: object) -> int:
     return offset
 
 
-def _encodable(text: str) -> bool:
-    # JSON can spell half a surrogate pair; nothing can store it.
+def encodable(text: str) -> bool:
+    """Return whether it is valid Unicode: JSON can spell half a surrogate pair, and nothing can store that."""
     try:
         text.encode()
     except UnicodeEncodeError:

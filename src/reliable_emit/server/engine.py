@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import socketio
 
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable
+from reliable_emit.server.burst import REQUEST, BurstSocket
+from reliable_emit.server.intake import Intake
+from reliable_emit.server.posts import Posts, translate
 
-    from reliable_emit.server.database import StoredMessage
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from reliable_emit.server.burst import RowEncoder
+    from reliable_emit.server.history import StoredMessage
 
 # Rows sent at once to a reader that polls. python-engineio's decoder refuses a response of more than 16 packets (the
 # whole of it, and the connection with it); acknowledgements and pings need room as well.
 _POLLING_ROWS = 8
-_LOG_LENGTH = 300
-
-
-class _OneLine(logging.Filter):
-    """Makes one line of an error with a traceback: what a stranger sends must not fill the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info:
-            record.msg = f"{record.getMessage()}: {record.exc_info[1]!r}"[:_LOG_LENGTH]
-            record.args = ()
-            record.exc_info = None
-        return True
-
-
-_ONE_LINE = _OneLine()
-
-
-def transport_logger(logger: logging.Logger) -> logging.Logger:
-    """Return what python-socketio and python-engineio log to.
-
-    Given a logger, they add no handler of their own to the process. Below errors they talk about every packet.
-    """
-    child = logger.getChild("transport")
-    if child.level == logging.NOTSET:
-        child.setLevel(logging.ERROR)
-    child.addFilter(_ONE_LINE)
-    return child
+# The longest name of a namespace.
+_NAMESPACE = 200
 
 
 def whole_seconds(ping_interval: float) -> tuple[float, float]:
@@ -55,11 +35,25 @@ def whole_seconds(ping_interval: float) -> tuple[float, float]:
 
 
 class QuietServer(socketio.AsyncServer):  # type: ignore[misc]  # socketio is untyped
-    """An ``AsyncServer`` whose handlers' failures are logged.
+    """An ``AsyncServer`` for aiohttp that strangers can talk to.
 
-    python-socketio runs each handler in a task that nobody looks at: one that raises (a packet whose event name is no
-    string is enough) says so only when the task is garbage, as an "exception was never retrieved".
+    It takes from each connection no more than it can handle, see :class:`Intake`, and from those that poll only what it
+    understands, see :class:`Posts`. Who joins no namespace is not kept. It takes bursts. And it logs what handlers
+    raise: python-socketio runs each in a task that nobody looks at, and one that raises says so only when the task is
+    garbage, as an "exception was never retrieved".
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(async_mode="aiohttp", **options)
+        # There is no other way in.
+        self.eio._async = {**self.eio._async, "websocket": BurstSocket, "translate_request": translate}  # noqa: SLF001
+        self._intakes: dict[str, Intake] = {}
+        self._pings: set[asyncio.Task[object]] = set()
+        self._start_engine_task = self.eio.start_background_task
+        self.eio.start_background_task = self._start_ping
+        # A client has as long as one that has fallen silent.
+        self._patience: float = self.eio.ping_interval + self.eio.ping_timeout
+        Posts(self.eio, self._patience, self._end)
 
     def start_background_task(
         self, target: Callable[..., Awaitable[object]], *args: Any, **kwargs: Any
@@ -74,17 +68,92 @@ class QuietServer(socketio.AsyncServer):  # type: ignore[misc]  # socketio is un
                 return None
 
         task: asyncio.Task[object] = super().start_background_task(guarded)
+        if target == self._handle_event_internal and (intake := self._intakes.get(args[2])) is not None:
+            size = intake.begins()
+            task.add_done_callback(lambda _: intake.ends(size))
         return task
+
+    def _start_ping(self, target: Callable[..., Awaitable[object]], *args: Any, **kwargs: Any) -> asyncio.Task[object]:
+        task: asyncio.Task[object] = self._start_engine_task(target, *args, **kwargs)
+        if getattr(target, "__name__", "") == "_send_ping":
+            self._pings.add(task)
+            task.add_done_callback(self._pings.discard)
+        return task
+
+    async def end_waits(self) -> None:
+        """End what waits for the next heartbeat or for packets, which would outlive the server by an interval."""
+        for socket in self.eio.sockets.values():
+            if not socket.upgraded:
+                socket.queue.put_nowait(None)
+        if pings := list(self._pings):
+            for task in pings:
+                task.cancel()
+            await asyncio.wait(pings)
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        await super()._handle_eio_connect(eio_sid, environ)
+        socket = self.eio.sockets[eio_sid]
+        self._intakes[eio_sid] = Intake(socket.queue, self.eio.max_http_buffer_size)
+        self._expect(eio_sid)
+
+    def _expect(self, eio_sid: str) -> None:
+        asyncio.get_running_loop().call_later(self._patience, self._look_for, eio_sid)
+
+    def _look_for(self, eio_sid: str) -> None:
+        if eio_sid not in self._intakes:
+            return
+        if any(self.manager.sid_from_eio_sid(eio_sid, namespace) for namespace in self.manager.get_namespaces()):
+            self._expect(eio_sid)  # it may leave
+        else:
+            self.start_background_task(self._end, eio_sid)
+
+    async def _end(self, eio_sid: str) -> None:
+        socket = self.eio.sockets.get(eio_sid)
+        if socket is not None and socket.upgraded:
+            _abort(self, eio_sid)
+        elif socket is not None:
+            await _end_polling(socket)
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        if (intake := self._intakes.pop(eio_sid, None)) is not None:
+            intake.gone()
+        await super()._handle_eio_disconnect(eio_sid, reason)
+        self._binary_packet.pop(eio_sid, None)
+
+    async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
+        intake, socket = self._intakes.get(eio_sid), self.eio.sockets.get(eio_sid)
+        if intake is None or socket is None or not await intake.room():
+            return
+        if socket.last_ping:
+            # It lives, although the answer to the heartbeat may be behind much else that was not taken until now.
+            socket.last_ping = time.time()
+        packet = self._binary_packet.get(eio_sid)
+        try:
+            intake.comes(data, attachment=packet is not None, announced=packet.attachment_count if packet else 0)
+            await super()._handle_eio_message(eio_sid, data)
+        except BaseException:
+            self._binary_packet.pop(eio_sid, None)  # or all that follows would be taken for its attachments
+            raise
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: object) -> None:
+        if namespace is not None and len(namespace) > _NAMESPACE:  # the answer repeats it
+            raise ValueError("the name of a namespace is too long")
+        await super()._handle_connect(eio_sid, namespace, data)
+
+    async def _handle_event(self, eio_sid: str, namespace: str | None, number: int | None, data: Any) -> None:
+        if not isinstance(data, list) or not data or not isinstance(data[0], str):
+            raise ValueError("an event without a name")
+        await super()._handle_event(eio_sid, namespace, number, data)
 
 
 class SocketOutlet:
     """The way to one reader: its namespace on its Engine.IO connection."""
 
-    def __init__(self, sio: socketio.AsyncServer, sid: str, event: str) -> None:
+    def __init__(self, sio: socketio.AsyncServer, sid: str, encoder: RowEncoder) -> None:
         self._sio = sio
         self._sid = sid
         self._eio_sid: str = sio.manager.eio_sid_from_sid(sid, "/")
-        self._event = event
+        self._encoder = encoder
 
     async def ready(self) -> int:
         """Wait until the connection has taken what it was given; say how many rows more, 0 if it is gone.
@@ -99,31 +168,51 @@ class SocketOutlet:
             return 0
         return 1_000_000 if socket.upgraded else _POLLING_ROWS
 
-    async def send(self, row: StoredMessage) -> None:
-        """Send one row."""
-        await self._sio.emit(self._event, (row.text, row.id), to=self._sid)
+    async def send(self, rows: Sequence[StoredMessage]) -> None:
+        """Send rows that follow each other."""
+        socket = self._sio.eio.sockets.get(self._eio_sid)
+        if socket is None or socket.closed:
+            return
+        if socket.upgraded:
+            await socket.send(self._encoder.burst(rows))
+            return
+        for row in rows:
+            # Here, and not by way of the other nodes, whose message queue may hang.
+            await self._sio.emit(self._encoder.event, (row.text, row.id), to=self._sid, ignore_queue=True)
 
 
 async def cut(sio: socketio.AsyncServer, sid: str) -> None:
     """Cut a client's connection abruptly, as a network does: no farewell on any layer."""
-    eio_sid = sio.manager.eio_sid_from_sid(sid, "/")
-    environ = sio.environ.get(eio_sid)
-    if environ is None:
+    await _cut(sio, sio.manager.eio_sid_from_sid(sid, "/"))
+
+
+async def _cut(sio: socketio.AsyncServer, eio_sid: str | None) -> None:
+    if eio_sid not in sio.environ:
         return
-    abort(environ)
+    _abort(sio, eio_sid)
     socket = sio.eio.sockets.get(eio_sid)
     if socket is not None and not socket.upgraded:
-        # A client that polls has as many connections as it likes, but one session. It finds that gone with its next
-        # request, and the one that is waiting must not keep it from that.
-        release_poll(sio, sid)
-        await socket.close(wait=False, abort=True)
+        await _end_polling(socket)
 
 
-def abort(environ: dict[str, Any]) -> None:
-    """Abort the TCP connection on which a client first came."""
-    transport = environ["aiohttp.request"].transport
-    if transport is not None:
-        transport.abort()
+async def _end_polling(socket: Any) -> None:
+    # A client that polls has as many connections as it likes, but one session. It finds that gone with its next
+    # request, and the one that is waiting must not keep it from that.
+    socket.queue.put_nowait(None)
+    await socket.close(wait=False, abort=True)
+
+
+def abort(sio: socketio.AsyncServer, sid: str) -> None:
+    """Abort the TCP connection of a client; of one that polls, that on which it first came."""
+    _abort(sio, sio.manager.eio_sid_from_sid(sid, "/"))
+
+
+def _abort(sio: socketio.AsyncServer, eio_sid: str | None) -> None:
+    socket, environ = sio.eio.sockets.get(eio_sid), sio.environ.get(eio_sid)
+    # A client that began to poll may have a WebSocket by now.
+    request = getattr(socket, REQUEST, None) or (environ and environ["aiohttp.request"])
+    if request is not None and request.transport is not None:
+        request.transport.abort()
 
 
 def release_poll(sio: socketio.AsyncServer, sid: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # Seconds that anything may take to start or stop.
 _PATIENCE = 30.0
+_IN_MEMORY = ":memory:"
 
 
 class Background:
@@ -89,8 +91,16 @@ class RunningServer:
         """Stop it, and start another on the same port and database.
 
         Args:
-            between: Called while there is none.
+            between: Called while there is none, in the thread of the server.
+
+        Raises:
+            ValueError: The database is in memory, and would be lost.
+            TypeError: `between` cannot be called, or is a coroutine function.
         """
+        if str(self._options.get("db", _IN_MEMORY)) == _IN_MEMORY:
+            raise ValueError(f"db is {_IN_MEMORY!r}, which ends with the server; give the path of a file to restart it")
+        if between is not None and (not callable(between) or inspect.iscoroutinefunction(between)):
+            raise TypeError(f"between is {between!r}; give a function that returns at once, no coroutine function")
         await self._background.carry(self._restart(between))
 
     async def _restart(self, between: Callable[[], object] | None) -> None:

@@ -44,7 +44,7 @@ class _Side(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         if self._connection.over:
-            transport.abort()
+            self._connection.part(self)
             return
         # So that `writable` means that everything has left this process.
         transport.set_write_buffer_limits(high=0)
@@ -135,11 +135,17 @@ class Connection:
         self._client = _Side(self, to_server, to_client)
         self._server = _Side(self, to_client, to_server)
         self._task: asyncio.Task[None] | None = None
+        self._ending: Ending | None = None
 
     @property
     def swallowing(self) -> bool:
         """Whether it has swallowed something, or will: then the two ends can never agree again."""
         return any(pipe.swallowing for pipe in self.pipes.values())
+
+    @property
+    def cutting(self) -> bool:
+        """Whether it is to be cut as soon as what passes before that has been taken."""
+        return any(pipe.cutting for pipe in self.pipes.values())
 
     def start(self, accepted: socket.socket, target: tuple[str, int]) -> None:
         """Connect the client, on that socket, with the server."""
@@ -147,13 +153,12 @@ class Connection:
         self._task.add_done_callback(lambda _: self._note())
 
     async def _join(self, accepted: socket.socket, target: tuple[str, int]) -> None:
-        # Not cancelled before the socket belongs to a transport: `end` sees to that.
         await self.loop.connect_accepted_socket(lambda: self._client, accepted)
         if self.over or all(pipe.swallowing for pipe in self.pipes.values()):
             return
         try:
             await self.loop.create_connection(lambda: self._server, *target)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name that is none is a `ValueError`
             _logger.info("cannot connect to %s:%s: %s", *target, error)
             self.end("rst")
 
@@ -172,19 +177,31 @@ class Connection:
             for pipe in self.pipes.values():
                 pipe.swallow()
             return
+        # The server may have accepted already although nobody here knows, and is to see the same end: so what is on
+        # its way is not cancelled, but ended when it is there.
+        self._ending = ending
         self._leave()
         for side in (self._client, self._server):
-            if ending == "fin":
-                side.finish()
-            else:
-                side.reset()
+            self.part(side)
+
+    def part(self, side: _Side) -> None:
+        """End one side, as it was decided that this connection ends."""
+        if self._ending == "fin":
+            side.finish()
+        elif self._ending == "rst":
+            side.reset()
+        elif side.transport is not None:
+            side.transport.abort()
 
     def abort(self) -> None:
         """Close both sockets now, whatever is under way."""
+        self._ending = None
         self._leave()
         for side in (self._client, self._server):
-            if side.transport is not None:
-                side.transport.abort()
+            self.part(side)
+        # Not before the client's socket belongs to a transport: nobody would close it.
+        if self._task is not None and self._client.transport is not None:
+            self._task.cancel()
 
     def check(self) -> None:
         """End it if both ends are gone, and neither is to be told of the other, or can be."""
@@ -197,8 +214,6 @@ class Connection:
         self.over = True
         for pipe in self.pipes.values():
             pipe.close()
-        if self._task is not None and self._client.transport is not None:
-            self._task.cancel()
         self._note()
 
     def _note(self) -> None:

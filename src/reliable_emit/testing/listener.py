@@ -33,6 +33,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._host = host
         self._on_accepted = on_accepted
+        self._listening = False
         self._task: asyncio.Task[tuple[socket.socket, object]] | None = None
         self._tasks: set[asyncio.Task[tuple[socket.socket, object]]] = set()
         self._closed = False
@@ -40,17 +41,39 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
 
     def listen(self) -> None:
-        """Accept connections. Does nothing if it does."""
-        if self._task is None:
+        """Accept connections. Does nothing if it does.
+
+        Raises:
+            OSError: Somebody else listens on the port.
+        """
+        if not self._listening:
+            _share(self._socket, share=True)
             self._socket.listen(_BACKLOG)
-            self._accept(self._socket)
+            self._listening = True
+            self._watch()
 
     def refuse(self) -> None:
         """Refuse connections. Does nothing if it does."""
-        if self._task is not None:
+        if self._listening:
+            self.drain()
             self._stop()
-            # Bound but not listening: clients are refused, and nobody else can take the port.
+            # Bound but not listening: clients are refused, and nobody else can listen on the port.
             self._socket = self._bound(self.port)
+
+    def drain(self) -> None:
+        """Accept those whom the operating system has accepted, but has not told of: they believe to be connected."""
+        while self._listening:
+            try:
+                accepted, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                if self._task is None:
+                    self._loop.remove_reader(self._socket)
+                    self._loop.call_later(_PAUSE, self._again, self._socket)
+                return
+            accepted.setblocking(False)
+            self._on_accepted(accepted)
 
     async def close(self) -> None:
         """Let go of the port at once; returns when no connection is on its way in any more."""
@@ -60,11 +83,12 @@ class Listener:
             await asyncio.wait(self._tasks)
 
     def _stop(self) -> None:
+        self._listening = False
+        # The loop must not look for a descriptor that may be another's by then.
+        with contextlib.suppress(NotImplementedError):
+            self._loop.remove_reader(self._socket)
         task, self._task = self._task, None
         if task is not None:
-            # The loop must not look for a descriptor that may be another's by then. Not all loops know readers.
-            with contextlib.suppress(NotImplementedError):
-                self._loop.remove_reader(self._socket)
             # Later, because it may have a connection already that it has not returned yet.
             self._loop.call_soon(lambda: self._loop.call_soon(task.cancel))
         self._socket.close()
@@ -73,13 +97,21 @@ class Listener:
         made = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET)
         try:
             made.setblocking(False)
-            if os.name == "posix":
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _share(made, share=True)
             made.bind((self._host, port))
+            # On Linux, two that share can be bound to a port, and one of them can listen. Not with one that does not.
+            _share(made, share=False)
         except BaseException:
             made.close()
             raise
         return made
+
+    def _watch(self) -> None:
+        try:
+            self._loop.add_reader(self._socket, self.drain)
+        except NotImplementedError:
+            # A loop of Windows. Connections that it is about to return are not seen by `drain`.
+            self._accept(self._socket)
 
     def _accept(self, listening: socket.socket) -> None:
         self._task = self._loop.create_task(self._loop.sock_accept(listening))
@@ -102,5 +134,11 @@ class Listener:
                 self._accept(listening)
 
     def _again(self, listening: socket.socket) -> None:
-        if listening is self._socket and self._task is not None:
-            self._accept(listening)
+        if listening is self._socket and self._listening:
+            self._watch()
+
+
+def _share(bound: socket.socket, *, share: bool) -> None:
+    """Let the port be used although connections of a former listener are still closing; Windows always does."""
+    if os.name == "posix":
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import random
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,9 @@ class Network:
 
     @property
     def through(self) -> int:
-        """How many connections reach the server now."""
-        return sum(connection.through and not connection.over for connection in self.connections)
+        """How many connections reach the server now; to be asked from any thread."""
+        # A list in one step: the set changes in the loop's thread.
+        return sum(connection.through and not connection.over for connection in list(self.connections))
 
     def open(self, host: str, port: int) -> int:
         """Listen, and return the port."""
@@ -134,9 +136,20 @@ class Network:
             self.aim(direction, None)
 
     def end(self, ending: Ending) -> None:
-        """Cut all connections."""
+        """Cut all connections, those that only the clients know of included."""
+        self._drain()
         for connection in list(self.connections):
             connection.end(ending)
+
+    def swallow(self, direction: Direction) -> None:
+        """Let nothing more come out in that direction, of any connection that there is."""
+        self._drain()
+        for pipe in self.pipes(direction):
+            pipe.swallow()
+
+    def _drain(self) -> None:
+        if self._listener is not None:
+            self._listener.drain()
 
     def end_swallowing(self) -> None:
         """Reset the connections that swallow."""
@@ -165,11 +178,16 @@ class Network:
 
         Raises:
             RuntimeError: It was closed meanwhile.
+            TypeError: The answer is to be awaited.
         """
-        while not true():
+        while not (answer := true()):
             if not self.running:
                 raise RuntimeError("the proxy was closed before that came true")
             await self._news()
+        if inspect.isawaitable(answer):
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"the function returned {answer!r}, which is no answer; give one that returns at once")
 
     async def _news(self) -> None:
         news = self.loop.create_future()

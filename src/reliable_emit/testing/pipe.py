@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import copy
 import dataclasses
+import struct
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from reliable_emit.testing.frames import FrameMeter
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 if TYPE_CHECKING:
     from reliable_emit.testing.connection import Connection
@@ -21,6 +29,8 @@ End = Literal["fin", "rst"]
 _MOST, _CHUNK = 1_048_576, 65_536
 # Seconds between two chunks where the bandwidth is limited.
 _TICK = 0.02
+# Seconds for which a reset at a cut waits at the most until all that passes before it is sent, and how often it looks.
+_UNSENT, _LOOK = 1.0, 0.005
 
 
 class Pipe:
@@ -57,12 +67,18 @@ class Pipe:
         self._reading = True
         self._bytes = 0
         self._cut_now: Ending | None = None
+        self._cut_by = 0.0
         self.source: asyncio.Transport | None = None
         self.destination: asyncio.Transport | None = None
         self.writable = True
         self.swallowing = self._weather.swallow_new
         self.finished = False
         self.aim(self._weather.cut_point)
+
+    @property
+    def cutting(self) -> bool:
+        """Whether the point has been reached at which the connection is to be cut."""
+        return self._cut_now is not None
 
     def feed(self, item: bytes | End) -> None:
         """Put in what the source has sent."""
@@ -87,9 +103,13 @@ class Pipe:
         self._stop_timer()
         while self.destination is not None and self.writable and not (self.finished or self._weather.frozen):
             if self._cut_now is not None:
-                self._connection.end(self._cut_now)
+                if self._cut_now == "rst" and self._loop.time() < self._cut_by and _unsent(self.destination):
+                    self._timer = self._loop.call_later(_LOOK, self.pump)
+                else:
+                    self._connection.end(self._cut_now)
                 break
-            if not self._queue:
+            # Nor does anything go the other way meanwhile, such as the answer to what has passed.
+            if self._connection.cutting or not self._queue:
                 break
             due, item = self._queue[0]
             limited = self._weather.bandwidth is not None
@@ -123,10 +143,7 @@ class Pipe:
         self._network.changed()
 
     def _measure(self, data: memoryview) -> tuple[int, int]:
-        """Return how many of these bytes pass, and how many frames are complete with them; notes whether to cut then.
-
-        What is measured beyond the cut does not matter: nothing follows it.
-        """
+        """Return how many of these bytes pass, and how many frames are complete with them; notes if it cuts then."""
         before = self._meter.frames
         point = self._point
         if point is not None and point.byte is not None:
@@ -139,20 +156,23 @@ class Pipe:
         at = self._connection.handshake.skip(self._direction, data)
         while at < len(data):
             start, seen, number = at, self._meter.seen, self._meter.frames + 1
+            here = point is not None and number == point.frame
+            earlier = copy.deepcopy(self._meter) if here else self._meter
             at, size = self._meter.advance(data, at)
-            if point is not None and number == point.frame:
+            if here and point is not None:
                 end = _where(point, start, seen, size)
                 if end is not None and end <= at:
+                    # What is beyond the cut is measured when it passes, if the cut is called off.
+                    self._meter = earlier
+                    self._meter.advance(data[:end], start)
                     self._reached(point)
-                    return end, number - (point.passing != "all") - before
+                    return end, self._meter.frames - before
         return len(data), self._meter.frames - before
 
     def aim(self, point: CutPoint | None) -> None:
-        """Cut at that byte or frame from now on, instead of where it was to be cut; ``None``: nowhere.
-
-        A point that has been reached stays so.
-        """
+        """Cut at that byte or frame from now on, instead of where it was to be cut; ``None``: nowhere."""
         self._point = point
+        self._cut_now = None
         if point is not None:
             self._point = dataclasses.replace(
                 point,
@@ -192,8 +212,11 @@ class Pipe:
                 self.source.pause_reading()
 
     def _reached(self, point: CutPoint) -> None:
-        self._cut_now = point.ending
+        # This order: it makes all pipes aim anew, and this one has been cut.
         self._network.reached(self._direction, point)
+        self._cut_now = point.ending
+        # A reset throws away what the operating system has not sent, and that was to pass.
+        self._cut_by = self._loop.time() + _UNSENT
 
     def _swallow(self, size: int) -> None:
         self._traffic.swallowed += size
@@ -222,3 +245,13 @@ def _where(point: CutPoint, start: int, seen: int, size: int | None) -> int | No
         return None
     # A frame has two bytes at least, and its size is known before half of it has passed.
     return start + (size if point.passing == "all" else size // 2) - seen
+
+
+def _unsent(transport: asyncio.Transport) -> bool:
+    """Whether the other end has not acknowledged everything to our operating system, as far as that can be asked."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or sys.platform != "linux":
+        return False
+    with contextlib.suppress(OSError):
+        return struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))) != (0,)
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import inspect
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from reliable_emit import policy
@@ -33,13 +34,20 @@ def anywhere(method: Callable[Concatenate[_Proxy, _P], _T]) -> Callable[Concaten
         done: concurrent.futures.Future[_T] = concurrent.futures.Future()
 
         def run() -> None:
-            try:
-                done.set_result(method(self, *args, **kwargs))
-            except Exception as error:
-                done.set_exception(error)
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(method(self, *args, **kwargs))
+                except BaseException as error:
+                    done.set_exception(error)
 
         loop.call_soon_threadsafe(run)
-        return done.result(_PROMPT)
+        concurrent.futures.wait([done], _PROMPT)
+        if done.cancel():
+            raise TimeoutError(
+                f"the proxy's event loop was busy for {_PROMPT:g} s, so {method.__name__}() was not done; "
+                "do not block it, or start the proxy in a loop of its own"
+            )
+        return done.result()  # what runs takes the time that it takes
 
     return wrapper
 
@@ -50,9 +58,11 @@ class PlainProxy:
     def __init__(
         self, target_host: str, target_port: int, *, host: str = "127.0.0.1", port: int = 0, seed: int | None = None
     ) -> None:
+        if seed is not None:
+            whole("seed", seed)
         self._network = Network(seed)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._host = host
+        self._host = _host("host", host)
         self._port = _port("port", port, least=0)
         self.target = (target_host, target_port)
 
@@ -79,9 +89,20 @@ class PlainProxy:
         """End all connections, and let go of the port; takes 2 seconds at the most. Does nothing if it is not running.
 
         Whoever waits for something that the proxy should see gets a `RuntimeError`.
+
+        Raises:
+            RuntimeError: The event loop that started it does not run any more, so that nothing can be closed there.
+            TimeoutError: That loop is another one, and was busy for 10 seconds.
         """
-        if self._network.running:
-            await self._carry(self._network.close)
+        if not self._network.running:
+            return
+        try:
+            async with asyncio.timeout(_PROMPT):
+                await self._carry(self._network.close)
+        except TimeoutError:
+            raise TimeoutError(
+                f"the proxy's event loop was busy for {_PROMPT:g} s; it is closed when it goes on"
+            ) from None
 
     @property
     def target(self) -> tuple[str, int]:
@@ -90,10 +111,12 @@ class PlainProxy:
 
     @target.setter
     def target(self, target: tuple[str, int]) -> None:
-        host, port = target
-        if not isinstance(host, str):
-            raise TypeError(f"the target's host is {host!r}; give a str, such as '127.0.0.1'")
-        self._network.target = (host, _port("the target's port", port, least=1))
+        if not isinstance(target, tuple) or len(target) != 2:  # noqa: PLR2004
+            raise TypeError(f"target is {target!r}; give host and port, such as ('127.0.0.1', 8000)")
+        target = (_host("the target's host", target[0]), _port("the target's port", target[1], least=1))
+        if target == (self._host, self._port):
+            raise ValueError(f"the target is {target!r}, the proxy itself; give the server's address")
+        self._network.target = target
 
     @property
     def port(self) -> int:
@@ -141,7 +164,10 @@ class PlainProxy:
         Raises:
             TimeoutError: It did not come true in time. Says what the proxy has seen.
             RuntimeError: The proxy is not running, or was closed.
+            TypeError: What is given cannot be called, or is a coroutine function.
         """
+        if not callable(true) or inspect.iscoroutinefunction(true):
+            raise TypeError(f"{true!r} is no function that returns at once; give one, such as a lambda")
         try:
             async with asyncio.timeout(None if timeout is None else policy.seconds("timeout", timeout, zero=True)):
                 await self._carry(lambda: self._network.wait(true))
@@ -186,6 +212,10 @@ class PlainProxy:
             raise RuntimeError("the proxy is not running; use it in `async with`")
         if self._loop is asyncio.get_running_loop():
             return await make()
+        if not self._loop.is_running():
+            raise RuntimeError(
+                "the event loop that started the proxy does not run; await this there, or start it in one that goes on"
+            )
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(), self._loop))
 
     def __repr__(self) -> str:
@@ -203,7 +233,26 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def whole(name: str, value: object) -> None:
+    """Raise unless `value` is a whole number, naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; give a whole number")
+
+
+def _host(name: str, host: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"{name} is {host!r}; give a str, such as '127.0.0.1'")
+    try:
+        sound = bool(host.encode("idna")) and not set(host) & set("/@[]\0 ")
+    except UnicodeError:
+        sound = False
+    if not sound:
+        raise ValueError(f"{name} is {host!r}; give a name or an address alone, such as '127.0.0.1'")
+    return host
+
+
 def _port(name: str, port: int, *, least: int) -> int:
-    if policy.count(name, port, least=least) > _MAX_PORT:
+    whole(name, port)
+    if not least <= port <= _MAX_PORT:
         raise ValueError(f"{name} is {port!r}; give {least} to {_MAX_PORT}")
     return port

@@ -6,6 +6,9 @@ from reliable_emit import policy
 from reliable_emit.testing.plain import PlainProxy, anywhere
 from reliable_emit.testing.weather import DIRECTIONS, ENDINGS, PASSINGS, CutPoint, Direction, Ending, Passing
 
+_FASTEST = 10**12
+"""Bytes a second; no machine is faster."""
+
 
 class FaultProxy(PlainProxy):
     """A TCP proxy between a client and a server that misbehaves when told.
@@ -27,7 +30,7 @@ class FaultProxy(PlainProxy):
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: A port is out of range.
+        ValueError: A port is out of range, a host is no name or address, or the target is the proxy itself.
     """
 
     # Conditions.
@@ -57,6 +60,10 @@ class FaultProxy(PlainProxy):
         """
         if bytes_per_second is not None:
             policy.count("bytes_per_second", bytes_per_second, least=1)
+            if bytes_per_second > _FASTEST:
+                raise ValueError(
+                    f"bytes_per_second is {bytes_per_second!r}; give up to {_FASTEST}, or None for no limit"
+                )
         for weather in self._network.weathers(direction):
             weather.bandwidth = bytes_per_second
         self._network.pump()
@@ -123,7 +130,8 @@ class FaultProxy(PlainProxy):
             frame: Cut at this frame. Pings, pongs and fragments are frames too.
             passing: ``"nothing"``: the cut is made when that frame comes, and all before it have passed. ``"half"``:
                 its first half passes too. ``"all"``: the cut is made as soon as it has passed.
-            ending: How; see `cut`, `reset` and `blackhole`.
+            ending: How; see `cut`, `reset` and `blackhole`. On Linux an RST waits, for a second at the most, until
+                what passes before it has arrived; elsewhere it may overtake that.
             each: Cut every connection that gets there, until `heal`.
 
         Raises:
@@ -138,6 +146,7 @@ class FaultProxy(PlainProxy):
         if byte is not None and passing == "half":
             raise ValueError("passing is 'half'; a byte passes or does not, so give 'nothing' or 'all'")
         self._network.aim(direction, CutPoint(ending, passing, each, byte, frame))
+        self._network.pump()
 
     # Cuts.
 
@@ -180,10 +189,10 @@ class FaultProxy(PlainProxy):
         Raises:
             ValueError: There is no such direction.
         """
+        policy.one_of("direction", direction, DIRECTIONS)
         for weather in self._network.weathers(direction):
             weather.swallow_new = bool(new)
-        for pipe in self._network.pipes(direction):
-            pipe.swallow()
+        self._network.swallow(direction)
 
     @anywhere
     def heal(self) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, cast
 
 from reliable_emit.delivery import Message
-from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitError
+from reliable_emit.errors import OutboxCorrupt, OutboxLocked, OutboxUnavailable, ReliableEmitError
+from reliable_emit.locking import Lock, Taken
 from reliable_emit.outbox.sqlite import rows
 from reliable_emit.outbox.sqlite.files import ERRORS, explain, explain_os, file_size, identity, is_file
-from reliable_emit.outbox.sqlite.lock import Lock
 from reliable_emit.outbox.sqlite.rows import Clock, Column, Row
 from reliable_emit.outbox.sqlite.window import size as snapshot_size
 
@@ -122,6 +122,8 @@ class Store:
         is_file(path)  # or it raises: then there is nothing to lock
         try:
             self._lock = Lock(path)
+        except Taken as taken:
+            raise OutboxLocked(str(path), taken.process) from None
         except OSError as error:
             raise OutboxUnavailable(str(path), explain_os(path, error)) from None
         try:

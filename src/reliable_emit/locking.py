@@ -1,4 +1,4 @@
-"""Who owns the file: one process at a time, and in it one outbox; the lock dies with its owner, however that ends."""
+"""Who owns a file: one process at a time, and in it one object; the lock dies with its owner, however that ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import sys
 import threading
 from pathlib import Path
-
-from reliable_emit.errors import OutboxLocked
 
 if sys.platform == "win32":  # pragma: no cover - not the platform that the tests run on
     import msvcrt
@@ -27,23 +25,35 @@ else:
 _FAR = 1 << 20
 """The byte that is locked; far from the owner's number, which others may read."""
 
-# Such a lock is the process's: it keeps no second outbox in the same process out, and goes with the first descriptor of
+# Such a lock is the process's: it keeps no second object in the same process out, and goes with the first descriptor of
 # the file that is closed here. So nobody in this process touches the file of a lock that is held in it.
 _held: dict[str, int] = {}
 _guard = threading.Lock()
 
 
-class Lock:
-    """The lock on an outbox, held from the moment it is made.
+class Taken(Exception):
+    """Somebody else holds the lock.
 
-    It is a file of its own beside the database, and is never deleted: who waits for one that is deleted and made anew
-    may hold another than who comes later.
+    Attributes:
+        process: The number of the process that does, if that is known.
+    """
+
+    def __init__(self, process: int | None) -> None:
+        super().__init__(process)
+        self.process = process
+
+
+class Lock:
+    """The lock on a file, held from the moment it is made.
+
+    It is a file of its own beside that one, and is never deleted: who waits for one that is deleted and made anew may
+    hold another than who comes later.
 
     Args:
-        path: The database.
+        path: The file to own.
 
     Raises:
-        OutboxLocked: Somebody else holds it.
+        Taken: Somebody else holds it.
         OSError: The file of the lock cannot be made.
     """
 
@@ -51,28 +61,28 @@ class Lock:
         self._key = os.path.realpath(path)
         with _guard:
             if _held.get(self._key) == os.getpid():
-                raise OutboxLocked(str(path), os.getpid())
+                raise Taken(os.getpid())
             descriptor = os.open(f"{self._key}-lock", os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                self._take(path, descriptor)
+                self._take(descriptor)
             except BaseException:
                 os.close(descriptor)  # and so it is let go of, if it was taken
                 raise
             self._descriptor: int | None = descriptor
             _held[self._key] = os.getpid()
 
-    def _take(self, path: Path, descriptor: int) -> None:
+    def _take(self, descriptor: int) -> None:
         try:
             _lock(descriptor)
         except OSError:
-            raise OutboxLocked(str(path), _number(descriptor)) from None
+            raise Taken(_number(descriptor)) from None
         with contextlib.suppress(OSError):  # it is for people; a full disk must not keep anybody out
             os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)  # not pwrite(), which Windows does not have
             os.write(descriptor, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
-        """Let others own the outbox."""
+        """Let others own the file."""
         with _guard:
             if self._descriptor is not None:
                 os.close(self._descriptor)

@@ -1,0 +1,121 @@
+"""A SQLite connection that handlers may use, but whose transaction they cannot end, nor outlive.
+
+Two things guard it while a handler's function has it. SQLite's authorizer is asked when a statement is compiled, and
+refuses what begins or ends a transaction. And the cursors look, each time they execute something, whether there still
+is a transaction: SQLite rolls one back by itself at some errors, and what a function that goes on did after that would
+be committed at once, without the record of its message. (The authorizer would not do for that: nobody is asked about
+statements that have been compiled before.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SAVEPOINT: Final = "reliable_emit_message"
+"""The savepoint of a message; no handler may touch it."""
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *arguments: Any) -> Any:
+        self._check()
+        return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        self._check()
+        return super().executemany(*arguments)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        self._check()
+        return super().executescript(sql_script)
+
+    def _check(self) -> None:
+        if isinstance(self.connection, Connection):
+            self.connection.check()
+
+
+class Connection(sqlite3.Connection):
+    """What a handler is given; guarded only while it has it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._guarded, self._refused = False, False
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        """As sqlite3's, but guarded."""
+        return super().cursor(factory)
+
+    def execute(self, *arguments: Any) -> Any:
+        """As sqlite3's, but guarded."""
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        """As sqlite3's, but guarded."""
+        return self.cursor().executemany(*arguments)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        """As sqlite3's, but guarded."""
+        return self.cursor().executescript(sql_script)
+
+    def close(self) -> None:
+        """Close it; not from a handler.
+
+        Raises:
+            sqlite3.ProgrammingError: A handler has done it.
+        """
+        if self._guarded:
+            raise sqlite3.ProgrammingError("the connection is the store's, which others use after you: leave it open")
+        super().close()
+
+    def check(self) -> None:
+        """Refuse to execute anything in a handler whose transaction is gone.
+
+        Raises:
+            sqlite3.OperationalError: It is.
+        """
+        if self._guarded and not self.in_transaction:
+            raise rolled_back()
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Guard it while a handler has it; what that sets for its rows ends with it.
+
+        Raises:
+            sqlite3.ProgrammingError: It tried to begin or end a transaction.
+        """
+        row_factory, text_factory = self.row_factory, self.text_factory
+        self._guarded, self._refused = True, False
+        try:
+            yield
+        except sqlite3.DatabaseError:
+            if self._refused:
+                raise sqlite3.ProgrammingError(
+                    "the transaction is the inbox's: it commits when the handler has returned, and rolls back if it "
+                    "raises. Begin, commit or roll back nothing by yourself, with no 'with connection:' and no "
+                    "executescript() either"
+                ) from None
+            raise
+        finally:
+            self._guarded = False
+            self.row_factory, self.text_factory = row_factory, text_factory
+
+    def authorize(self, action: int, name: str | None, detail: str | None, *_: Any) -> int:
+        """Say whether a statement may be compiled; for `set_authorizer`."""
+        # A commit in the middle would make an effect last without its record, and those of the group's other messages;
+        # no message would be worth its acknowledgement then.
+        if self._guarded and (
+            action == sqlite3.SQLITE_TRANSACTION
+            or (action == sqlite3.SQLITE_SAVEPOINT and (detail or "").lower() == SAVEPOINT)  # as SQLite compares them
+        ):
+            self._refused = True
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+
+def rolled_back() -> sqlite3.OperationalError:
+    """Say that SQLite has ended the transaction by itself."""
+    return sqlite3.OperationalError("the transaction that the message shared was rolled back")

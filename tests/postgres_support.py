@@ -1,0 +1,90 @@
+"""What the tests on PostgreSQL share: a database of their own in a server that has to be there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import urllib.parse
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from crash_support import need
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+SERVER = os.environ.get("RELIABLE_EMIT_POSTGRES", "postgresql://root@127.0.0.1:5432/test")
+"""The URL of a database whose user may make databases; the tests change nothing in it."""
+
+
+def url_of(database: str, *, host: str | None = None) -> str:
+    """The URL of another database of that server; `host`, with the port, for one that passes on to it."""
+    parsed = urllib.parse.urlsplit(SERVER)
+    user, at, there = parsed.netloc.rpartition("@")
+    return parsed._replace(netloc=f"{user}{at}{host or there}", path=f"/{database}").geturl()
+
+
+def address() -> tuple[str, int]:
+    parsed = urllib.parse.urlsplit(SERVER)
+    return parsed.hostname or "127.0.0.1", parsed.port or 5432
+
+
+@functools.cache
+def _reachable() -> str | None:
+    async def ask() -> None:
+        connection = await asyncpg.connect(SERVER, timeout=5)
+        await connection.close()
+
+    try:
+        asyncio.run(ask())
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def need_postgres() -> None:
+    """Skip the test if there is no PostgreSQL; or fail, see `need`. Not to be called in an event loop."""
+    error = _reachable()
+    need("postgres", error is None, f"no PostgreSQL at RELIABLE_EMIT_POSTGRES ({error})")
+
+
+async def create(name: str) -> None:
+    connection = await asyncpg.connect(SERVER)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        await connection.close()
+
+
+async def drop(name: str) -> None:
+    connection = await asyncpg.connect(SERVER)
+    try:
+        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def database() -> AsyncIterator[str]:
+    """A new database, with a table ``effects (id, text)``; its name."""
+    name = f"reliable_emit_{secrets.token_hex(6)}"
+    await create(name)
+    try:
+        async with connected(name) as connection:
+            await connection.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
+        yield name
+    finally:
+        await drop(name)
+
+
+@contextlib.asynccontextmanager
+async def connected(name: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url_of(name))
+    try:
+        yield connection
+    finally:
+        await connection.close()
