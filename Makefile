@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
+# Most tests wait more than they work, so more workers than cores; those with close deadlines run by themselves.
+WORKERS ?= 3
+TOGETHER := -n $(WORKERS) --dist worksteal -m 'not alone'
+ALONE := -m alone
 
 .DEFAULT_GOAL := help
 NODE := tests/node
@@ -26,7 +30,8 @@ demo: $(INSTALLED)  ## the main job: messages survive a bad network, ends in a v
 	$(BIN)/reliable-emit demo
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest $(ALONE)
 
 check: format lint types coverage lowest  ## format, lint, types, tests with branch coverage, and the lowest versions
 
@@ -41,7 +46,8 @@ types: $(INSTALLED)
 
 coverage: $(INSTALLED)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(TOGETHER)
+	$(BIN)/coverage run -m pytest $(ALONE)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -69,7 +75,8 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.txt
 	@touch $@
 
 lowest: $(LOWEST)/.installed  ## the tests against the lowest versions that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest $(TOGETHER)
+	$(LOWEST)/bin/python -m pytest $(ALONE)
 
 bench: $(INSTALLED) node  ## the benchmarks; ratios measured in one run
 	$(BIN)/python benchmarks/overhead.py

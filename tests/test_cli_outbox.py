@@ -460,7 +460,7 @@ async def collect(directory: Path) -> dict[str, Any]:
     owned, file, large, many = (directory / name for name in ("owned.db", "file.db", "large.db", "many.db"))
     await fill(owned, *MESSAGES)
     await fill(file, *MESSAGES)
-    await fill(large, Stored("dead-0", data=("x" * 900_000,), reason="exhausted"))
+    await fill(large, Stored("dead-0", data=("x" * 4_000_000,), reason="exhausted"))
     await fill(many, *(Stored(f"o-{n}", data=("x" * 100,)) for n in range(2000)))
 
     async def one(name: str, *arguments: str) -> None:
@@ -488,8 +488,8 @@ async def collect(directory: Path) -> dict[str, Any]:
             async with slots:
                 found["second"] = await program("send", NOWHERE, "--outbox", str(owned), stdin=b"never read\n")
 
-    # A whole block of the shell's is 512 bytes: enough to open the file, not to store the message once more.
-    full = 'ulimit -f 400; exec "$@"'
+    # In blocks of 512 bytes: enough to open the file, and for what coverage writes, not to store the message once more.
+    full = 'ulimit -f 4000; exec "$@"'
     await asyncio.gather(
         while_owned(),
         terminal("terminal", 120),
