@@ -19,6 +19,7 @@ from crash_support import EVENT, say
 from reliable_emit.server import ReferenceServer
 from reliable_emit.server.engine import SocketOutlet
 from reliable_emit.server.errors import AddressError
+from reliable_emit.server.inbox.store import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,18 +115,33 @@ class _Watch:
         say(f"came {offset}")
         return await self._handle(sid, text, offset)
 
-    async def _on_add(self, transaction: Any, text: str) -> int:
+    def _on_add(self, transaction: Any, text: str, told: Any) -> Any:
         def committed() -> None:
             self._committed = offset
             self._death.at("after the commit", offset)
 
+        def inserted(row: int) -> int:
+            self._offsets[row] = self._inserted = offset
+            self._death.at("after the insert", offset)
+            return row
+
+        async def wait() -> int:
+            return inserted(await adding)
+
         offset = transaction.offset
-        self._death.at("before the insert", offset)
-        row = await self._add(transaction, text)
-        self._offsets[row] = self._inserted = offset
         transaction.after_commit(committed)  # the first one: the server is not told yet
-        self._death.at("after the insert", offset)
-        return row
+        adding = self._add(transaction, text, told)
+        if not isinstance(adding, Statement):
+            self._death.at("before the insert", offset)
+            return wait()
+        insert = adding.function
+
+        def insert_in_thread(connection: Any) -> int:
+            self._death.at("before the insert", offset)
+            return inserted(insert(connection))
+
+        adding.function = insert_in_thread
+        return adding
 
     def about_to(self, statement: str) -> None:
         """Called by SQLite, in its thread."""

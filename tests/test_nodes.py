@@ -59,7 +59,7 @@ async def store(node: PostgresHistory, text: str, slow: Callable[[int], Any] | N
     """Store a message as the chat does, with something slow between the insert and the commit."""
 
     async def handle(transaction: PostgresTransaction) -> bytes:
-        row = await node.add(transaction, text)
+        row = await node.add(transaction, text, str)
         if slow is not None:
             await slow(row)
         return str(row).encode()
@@ -122,7 +122,7 @@ async def test_a_reader_that_asks_for_what_follows_never_misses_a_row(name: str)
             async def handle(transaction: PostgresTransaction) -> bytes:
                 nonlocal waiting
                 waiting += 1
-                row = await node.add(transaction, text)
+                row = await node.add(transaction, text, str)
                 waiting -= 1
                 await slow(row)
                 return str(row).encode()

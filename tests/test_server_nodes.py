@@ -39,8 +39,8 @@ async def stopped_after_its_insert(url: str) -> None:
     server = ReferenceServer(url)
     add = server._history.add
 
-    async def add_and_stop(transaction: PostgresTransaction, text: str) -> int:
-        row = await add(transaction, text)
+    async def add_and_stop(transaction: PostgresTransaction, text: str, told: Any) -> int:
+        row = await add(transaction, text, told)
         say("stops")
         os.kill(os.getpid(), signal.SIGSTOP)
         return row

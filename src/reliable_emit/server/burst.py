@@ -92,9 +92,12 @@ class BurstSocket(WebSocket):  # type: ignore[misc]  # engineio is untyped
         Raises:
             OSError: There is none: the connection is closed or silent, or what came is no packet.
         """
-        # Engine.IO has no limit of its own while a client changes from polling to a WebSocket.
-        async with asyncio.timeout(self.server.ping_interval + self.server.ping_timeout):
-            data: str | bytes = await super().wait()
+        data: str | bytes
+        if self.handler.__self__.upgraded:
+            data = await super().wait()
+        else:  # Engine.IO has no limit of its own while a client changes from polling to a WebSocket
+            async with asyncio.timeout(self.server.ping_interval + self.server.ping_timeout):
+                data = await super().wait()
         if isinstance(data, str) and not is_packet(data):
             raise OSError("what came is no packet")
         return data

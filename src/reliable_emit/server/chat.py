@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,6 @@ from socketio.exceptions import ConnectionRefusedError as Refused
 from reliable_emit.delivery import CHAT_EVENT, rejection
 from reliable_emit.server import checks, engine, lines
 from reliable_emit.server.burst import RowEncoder
-from reliable_emit.server.history import StoredMessage
 from reliable_emit.server.inbox.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from reliable_emit.server.faults import Faults
     from reliable_emit.server.feed import Feed
-    from reliable_emit.server.history import History
+    from reliable_emit.server.history import History, StoredMessage
     from reliable_emit.server.inbox.store import Transaction
 
 Authenticate = Callable[[Any, dict[str, Any]], str | Awaitable[str | None] | None]
@@ -80,7 +80,12 @@ class Chat:
         self._closed = False
         sio.on("connect", self._on_connect)
         sio.on("disconnect", self._on_disconnect)
-        sio.on(CHAT_EVENT, self._on_chat_message)
+
+        @functools.wraps(self._keep)  # so the inbox sees for which event it is
+        async def receive(sid: str, *arguments: object) -> Any:
+            return await self._on_chat_message(sid, *arguments)
+
+        sio.on(CHAT_EVENT, receive)
         sio.on("*", self._on_unknown_event)
 
     def close(self) -> None:
@@ -200,11 +205,8 @@ class Chat:
             await asyncio.sleep(self._faults.late)
         return reply
 
-    async def _store(self, _: str, text: str, transaction: Transaction) -> int:
-        row = await self._history.add(transaction, text)
-        stored = StoredMessage(row, text, transaction.offset, transaction.principal)
-        transaction.after_commit(lambda: self._told(stored))
-        return row
+    def _store(self, _: str, text: str, transaction: Transaction) -> Awaitable[int]:
+        return self._history.add(transaction, text, self._told)
 
     async def _on_unknown_event(self, event: str, *_: object) -> Any:
         # Silence would make a client repeat for nothing what will never be handled.

@@ -10,6 +10,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from reliable_emit.server.inbox.store import InboxStore
 
 
@@ -48,8 +50,14 @@ class History(Protocol):
     async def close(self) -> None:
         """Let go of the database; takes half a second at the most, also if it hangs."""
 
-    async def add(self, transaction: Any, text: str) -> int:
-        """Store a message in the transaction in which the inbox records it, and return its id."""
+    def add(self, transaction: Any, text: str, told: Callable[[StoredMessage], object]) -> Awaitable[int]:
+        """Store a message in the transaction in which the inbox records it, and give its id; a handler may return it.
+
+        Args:
+            transaction: The one that the handler was given.
+            text: What the message says.
+            told: Called after the commit.
+        """
         ...
 
     async def after(self, row: int, *, rows: int, characters: int) -> list[StoredMessage]:

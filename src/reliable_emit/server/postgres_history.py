@@ -16,6 +16,8 @@ from reliable_emit.server.inbox.postgres import PostgresStore
 from reliable_emit.server.inbox.postgres.connections import Connections, driver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reliable_emit.server.inbox.postgres import PostgresTransaction
 
 TABLE = "reliable_emit_messages"
@@ -102,11 +104,13 @@ class PostgresHistory:
         """As `History.close`."""
         await self._connections.close()
 
-    async def add(self, transaction: PostgresTransaction, text: str) -> int:
+    async def add(self, transaction: PostgresTransaction, text: str, told: Callable[[StoredMessage], object]) -> int:
         """As `History.add`."""
-        message = (transaction.principal, transaction.offset, text)
-        ((row,),) = await transaction.fetch(_INSERT, *(part.encode() for part in message))
-        return int(row)
+        principal, client_offset = transaction.principal, transaction.offset
+        ((row,),) = await transaction.fetch(_INSERT, *(part.encode() for part in (principal, client_offset, text)))
+        stored = StoredMessage(int(row), text, client_offset, principal)
+        transaction.after_commit(lambda: told(stored))
+        return stored.id
 
     async def after(self, row: int, *, rows: int, characters: int) -> list[StoredMessage]:
         """As `History.after`."""

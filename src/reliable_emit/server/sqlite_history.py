@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reliable_emit.server.database import INSERT, Database
+from reliable_emit.server.history import StoredMessage
 from reliable_emit.server.inbox.sqlite import SQLiteStore
 from reliable_emit.server.inbox.thread import Thread
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from reliable_emit.server.history import StoredMessage
     from reliable_emit.server.inbox.session import Synchronous
     from reliable_emit.server.inbox.sqlite import SQLiteTransaction
+    from reliable_emit.server.inbox.store import Statement
 
     _T = TypeVar("_T")
 
@@ -81,14 +82,18 @@ class SQLiteHistory:
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
-    async def add(self, transaction: SQLiteTransaction, text: str) -> int:
+    def add(self, transaction: SQLiteTransaction, text: str, told: Callable[[StoredMessage], object]) -> Statement[int]:
         """As `History.add`."""
-        row = (transaction.principal, transaction.offset, text)
+        principal, client_offset = transaction.principal, transaction.offset
+        stored: list[StoredMessage] = []
 
         def insert(connection: sqlite3.Connection) -> int:
-            return connection.execute(INSERT, row).lastrowid or 0
+            row = connection.execute(INSERT, (principal, client_offset, text)).lastrowid or 0
+            stored.append(StoredMessage(row, text, client_offset, principal))
+            return row
 
-        return await transaction.run(insert)
+        transaction.after_commit(lambda: told(*stored))
+        return transaction.run(insert)
 
     async def after(self, row: int, *, rows: int, characters: int) -> list[StoredMessage]:
         """As `History.after`."""

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from reliable_emit.server.inbox.afterwards import call_back
-from reliable_emit.server.inbox.session import Session, Work
+from reliable_emit.server.inbox.session import Ending, Session, Work
 from reliable_emit.server.inbox.store import Key, Record, TakeBack, Transaction
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _Message(Work):
 
     Attributes:
         turn: Gets ``None`` when it is to be handled, or the record of somebody else who has been.
-        ended: Whether the handler has ended, and then its reply; ``None``: it failed.
+        ended: Gets whether the handler has returned, when it has ended.
         committed: Gets the record after the commit.
         repetitions: Those that came while it shared a group with them, and get its reply.
         transaction: Has the callbacks.
@@ -54,7 +54,7 @@ class _Message(Work):
         super().__init__(key, fingerprint)
         loop = asyncio.get_running_loop()
         self.turn: asyncio.Future[Record | None] = loop.create_future()
-        self.ended: asyncio.Future[bytes | None] = loop.create_future()
+        self.ended: asyncio.Future[bool] = loop.create_future()
         self.committed: asyncio.Future[Record] = loop.create_future()
         self.repetitions: list[_Message] = []
         self.transaction: Transaction | None = None
@@ -84,7 +84,7 @@ class Groups:
         key: Key,
         fingerprint: bytes,
         make: Callable[[Perform], _Tr],
-        handle: Callable[[_Tr], Awaitable[bytes]],
+        handle: Callable[[_Tr], Awaitable[Ending]],
     ) -> Record:
         """As `InboxStore.once`; `make` makes the transaction, given what it has functions called by."""
         if self._closed:
@@ -95,24 +95,25 @@ class Groups:
         self._waiting.append(message)
         if self._conductor is None or self._conductor.done():
             self._conductor = asyncio.create_task(self._conduct())
-        reply: bytes | None = None
+        handled = False
         try:
             found = await message.turn
             if found is not None:
                 return found
-            reply = await self._handle(message, make, handle)
+            await self._handle(message, make, handle)
+            handled = True
         finally:
             # Also if it has failed, or was cancelled as soon as it was its turn: the others wait for it no longer.
             if not message.ended.done():  # unless nobody waits any more: closed
-                message.ended.set_result(reply)
+                message.ended.set_result(handled)
         return await message.committed
 
     async def _handle(
         self,
         message: _Message,
         make: Callable[[Perform], _Tr],
-        handle: Callable[[_Tr], Awaitable[bytes]],
-    ) -> bytes:
+        handle: Callable[[_Tr], Awaitable[Ending]],
+    ) -> None:
         over = False
 
         async def perform(function: Callable[[sqlite3.Connection], object]) -> object:
@@ -126,19 +127,18 @@ class Groups:
         transaction = make(perform)
         message.transaction = transaction
         try:
-            reply = await handle(transaction)
+            ending = await handle(transaction)
         except TakeBack as rejection:
             transaction.take_callbacks()
             self._before.append(functools.partial(self._session.undo, message))
-            reply = rejection.reply
+            ending = rejection.reply
         except BaseException:
             transaction.take_callbacks()
             self._before.append(functools.partial(self._session.undo, message))
             raise
         finally:
             over = True
-        self._before.append(functools.partial(self._session.record, message, reply))
-        return reply
+        self._before.append(functools.partial(self._session.record, message, ending))
 
     def _hop(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
         before, self._before = self._before, []
@@ -196,7 +196,7 @@ class Groups:
         else:
             self._group.append(message)
             message.turn.set_result(None)
-            if await message.ended is not None:
+            if await message.ended:
                 latest[message.key] = message
 
     async def _commit(self) -> None:
@@ -206,17 +206,16 @@ class Groups:
         except Exception as raised:  # whatever it is, an acknowledgement would be a lie
             error = raised
             self._apart_until = asyncio.get_running_loop().time() + _APART
-        group = [message for message in self._group if message.ended.result() is not None]
+        group = [message for message in self._group if message.ended.result()]
         self._group.clear()
         for message in group:
             failure = error or message.error
             if failure is not None:
                 self._fail([message], failure)
                 continue
-            if message.transaction is not None:
+            if message.transaction is not None and not message.taken_back:
                 call_back(message.transaction)
-            reply = message.ended.result() or b""
-            record = Record(message.fingerprint, reply, new=True)
+            record = Record(message.fingerprint, message.reply, new=True)
             if not message.committed.done():
                 message.committed.set_result(record)
             for repetition in message.repetitions:

@@ -9,6 +9,7 @@ the first is still being handled wait for it here, in this process; those on ano
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
@@ -26,10 +27,11 @@ from reliable_emit.server.inbox.calls import Calls
 from reliable_emit.server.inbox.fingerprint import Incomparable, fingerprint
 from reliable_emit.server.inbox.lifetime import Lifetime
 from reliable_emit.server.inbox.shape import Shape, registered
-from reliable_emit.server.inbox.store import Key, Record, TakeBack, Transaction
+from reliable_emit.server.inbox.store import Key, Record, Statement, TakeBack, Transaction
 from reliable_emit.server.inbox.whereabouts import Place, Whereabouts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from reliable_emit.server.inbox.store import InboxStore
@@ -241,20 +243,38 @@ class Inbox:
         record: Record | None = None
         failure: Exception | None = None
 
-        async def handle(transaction: Transaction) -> bytes:
+        json = self._sio.packet_class.json
+
+        @contextlib.contextmanager
+        def failing() -> Iterator[None]:
             nonlocal failure
-            json = self._sio.packet_class.json
             try:
-                result = handler(*arguments, transaction)
-                return reply.encode(await result if inspect.isawaitable(result) else result, json)
+                yield
             except Exception as error:
                 if (refusal := _refusal(error)) is not None:
                     self._rejected(handler, refusal.reason)
                     raise TakeBack(reply.encode(rejection(refusal.reason), json)) from None
                 failure = error
                 raise
-            finally:
-                transaction.end()
+
+        async def handle(transaction: Transaction) -> bytes:
+            with failing():
+                try:
+                    result = handler(*arguments, transaction)
+                    if inspect.isawaitable(result) and not isinstance(result, Statement):
+                        result = await result
+                finally:
+                    transaction.end()
+                if not isinstance(result, Statement):
+                    return reply.encode(result, json)
+                statement = result
+
+            def end(connection: object) -> bytes:
+                with failing():
+                    return reply.encode(statement.function(connection), json)
+
+            statement.returned = end
+            return b""
 
         try:
             await self._lifetime.open()

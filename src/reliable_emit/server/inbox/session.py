@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from reliable_emit.server.errors import StoreError
 from reliable_emit.server.inbox.connection import SAVEPOINT, Connection, rolled_back
-from reliable_emit.server.inbox.store import Key, Record
+from reliable_emit.server.inbox.store import Key, Record, TakeBack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _T = TypeVar("_T")
 Synchronous = Literal["full", "normal"]
+Ending = bytes | Callable[[sqlite3.Connection], bytes]
+"""How a handler has ended: with its encoded reply, or with what is to be done for it before the commit."""
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"  # Unix time, by a function that old versions of SQLite have too
 _SCHEMA = """
@@ -60,6 +63,8 @@ class Work:
     Attributes:
         found: What was recorded before it.
         begun: Whether its savepoint is open.
+        reply: What was recorded of it.
+        taken_back: Whether its effects were undone, and only the reply recorded.
         error: Why it could not be recorded.
     """
 
@@ -67,6 +72,8 @@ class Work:
     fingerprint: bytes
     found: Record | None = None
     begun: bool = False
+    reply: bytes = b""
+    taken_back: bool = False
     error: Exception | None = None
 
 
@@ -159,19 +166,30 @@ class Session:
         finally:
             self._look_after()
 
-    def record(self, message: Work, reply: bytes) -> None:
+    def record(self, message: Work, ending: Ending) -> None:
         """Record a message that was handled; if that cannot be, undo what its handler did and say so in its `error`."""
         if self._broken is not None:
             return
         try:
-            self._db.execute(_INSERT, (*dataclasses.astuple(message.key), message.fingerprint, reply))
-            if message.begun:
-                self._db.execute(_KEEP_MESSAGE)
-                message.begun = False
-        except (sqlite3.Error, ValueError) as error:  # ValueError: what it is known by is no text for a database
-            message.error = error
+            message.reply = ending if isinstance(ending, bytes) else self._finish(message, ending)
+            if self._db.in_transaction:  # otherwise the record would be committed at once, without the effect
+                key = message.key
+                self._db.execute(_INSERT, (key.principal, key.offset, message.fingerprint, message.reply))
+                if message.begun:
+                    self._db.execute(_KEEP_MESSAGE)
+                    message.begun = False
+        except BaseException as error:  # a handler's function may raise anything, and other messages share the job
+            message.error = error if isinstance(error, Exception) else RuntimeError(f"the handler raised {error!r}")
             self.undo(message)
         self._look_after()
+
+    def _finish(self, message: Work, function: Callable[[sqlite3.Connection], bytes]) -> bytes:
+        try:
+            return self.perform(message, function)
+        except TakeBack as rejection:
+            self.undo(message)
+            message.taken_back = True
+            return rejection.reply
 
     def undo(self, message: Work) -> None:
         """Undo what a message's handler did."""

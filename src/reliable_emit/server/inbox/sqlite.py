@@ -6,11 +6,11 @@ import asyncio
 import functools
 import inspect
 import os
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from reliable_emit.server.inbox.groups import Groups, Perform
-from reliable_emit.server.inbox.session import Session, Synchronous
-from reliable_emit.server.inbox.store import Key, Record, Transaction
+from reliable_emit.server.inbox.session import Ending, Session, Synchronous
+from reliable_emit.server.inbox.store import Key, Record, Statement, Transaction
 from reliable_emit.server.inbox.thread import Thread
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ class SQLiteTransaction(Transaction):
     def __init__(self, key: Key, perform: Perform) -> None:
         super().__init__(key)
         self._perform = perform
+        self._statements: list[Statement[Any]] = []
 
-    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """Execute a statement and return all its rows; those of an ``INSERT`` are what follows its ``RETURNING``.
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Statement[list[tuple[Any, ...]]]:
+        """Execute a statement and give all its rows; those of an ``INSERT`` are what follows its ``RETURNING``.
 
+        Await it, or let it be what the handler returns: then it is executed on the way to the commit, which is faster.
         Cancelling it does not stop the statement; but a handler that ends with that is rolled back.
 
         Raises:
@@ -40,20 +42,40 @@ class SQLiteTransaction(Transaction):
                 is one that begins or ends a transaction.
             RuntimeError: The handler has ended.
         """
-        return await self.run(lambda connection: connection.execute(sql, parameters).fetchall())
+        return self.run(lambda connection: connection.execute(sql, parameters).fetchall())
 
-    async def run(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Call a plain function with the ``sqlite3.Connection``, in the store's thread, and return what it returns.
+    def run(self, function: Callable[[sqlite3.Connection], _T]) -> Statement[_T]:
+        """Call a plain function with the ``sqlite3.Connection``, in the store's thread, and give what it returns.
 
-        For what :meth:`execute` cannot do: several statements at once, ``executemany``, ``lastrowid``. It must not
-        begin or end a transaction, and not keep the connection. Savepoints of its own are fine.
+        To be awaited or returned, as :meth:`execute`. For what that cannot do: several statements at once,
+        ``executemany``, ``lastrowid``. It must not begin or end a transaction, and not keep the connection. Savepoints
+        of its own are fine.
 
         Raises:
             Exception: What the function raised.
             TypeError: It returned a cursor; return the rows.
             RuntimeError: The handler has ended.
         """
-        return cast("_T", await self._perform(function))
+        statement = Statement(function, self._perform)
+        self._statements.append(statement)
+        return statement
+
+    def ending(self, reply: bytes) -> Ending:
+        """Return the statement that the handler has returned, otherwise the reply; for the store.
+
+        Raises:
+            RuntimeError: A statement was forgotten.
+        """
+        ending: Ending = reply
+        for statement in self._statements:
+            if statement.returned is not None:
+                ending = statement.returned
+            elif not statement.awaited:
+                raise RuntimeError(
+                    f"the handler of the message with the client offset {self.offset!r} has made a statement, and "
+                    f"neither awaited nor returned it"
+                )
+        return ending
 
 
 class SQLiteStore:
@@ -133,7 +155,11 @@ class SQLiteStore:
         self, key: Key, fingerprint: bytes, handle: Callable[[SQLiteTransaction], Awaitable[bytes]]
     ) -> Record:
         """As `InboxStore.once`."""
-        return await self._groups().once(key, fingerprint, functools.partial(SQLiteTransaction, key), handle)
+
+        async def handled(transaction: SQLiteTransaction) -> Ending:
+            return transaction.ending(await handle(transaction))
+
+        return await self._groups().once(key, fingerprint, functools.partial(SQLiteTransaction, key), handled)
 
     async def forget(self, age: float) -> int:
         """As `InboxStore.forget`."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Generator
 
+_T = TypeVar("_T")
 T_co = TypeVar("T_co", bound="Transaction", covariant=True)
 
 
@@ -51,6 +53,34 @@ class TakeBack(Exception):
     def __init__(self, reply: bytes) -> None:
         super().__init__(reply)
         self.reply = reply
+
+
+class Statement(Generic[_T]):
+    """What a transaction is to do with the database: await it, or return it from the handler.
+
+    Returned, it is done at the end of the transaction, on the way to the commit, which saves the time of going there
+    twice; what it gives is the handler's reply, and what it raises is as if the handler had raised it. One that is
+    neither awaited nor returned would be forgotten, so its message fails.
+
+    Attributes:
+        function: Does it, given the connection.
+        awaited: Whether somebody has awaited it.
+        returned: What makes it the encoded reply, given the connection, if the handler has returned it.
+    """
+
+    __slots__ = ("_perform", "awaited", "function", "returned")
+
+    def __init__(
+        self, function: Callable[[Any], _T], perform: Callable[[Callable[[Any], _T]], Awaitable[object]]
+    ) -> None:
+        self.function = function
+        self._perform = perform
+        self.awaited = False
+        self.returned: Callable[[Any], bytes] | None = None
+
+    def __await__(self) -> Generator[Any, None, _T]:
+        self.awaited = True
+        return cast("Generator[Any, None, _T]", self._perform(self.function).__await__())
 
 
 class Transaction:
@@ -120,7 +150,8 @@ class InboxStore(Protocol[T_co]):
             fingerprint: Recorded with it.
             handle: Called at most once, in the event loop, with the open transaction, when the key is not recorded;
                 returns the encoded reply, which is recorded. If it raises `TakeBack`, what it did is undone, but the
-                reply is recorded. If it raises anything else, or is cancelled, nothing is recorded.
+                reply is recorded. If it raises anything else, or is cancelled, nothing is recorded. If the transaction
+                makes statements, and one is `returned`, what that returns or raises counts instead.
 
         Returns:
             What is recorded under the key now.

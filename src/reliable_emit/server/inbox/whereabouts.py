@@ -27,6 +27,8 @@ class Whereabouts:
         self._sio = sio
         self._received = received
         self._found: dict[int, tuple[object, Place]] = {}  # by the id of the object of a method
+        self._suspects: list[object] = []  # what is called for any event or any namespace
+        self._is_suspect = False
 
     def catches_all(self, first: object) -> bool:
         """Return whether it is called for any event or any namespace, or may be.
@@ -44,7 +46,9 @@ class Whereabouts:
         suspects += handlers.get("*", {}).values()
         for methods in filter(_any_event, self._sio.namespace_handlers.values()):
             suspects += (inspect.getattr_static(methods, name) for name in dir(methods))  # its static methods
-        return any(self._is_in(one) for one in suspects)
+        if suspects != self._suspects:  # a handler may be registered at any time
+            self._suspects, self._is_suspect = suspects, any(self._is_in(one) for one in suspects)
+        return self._is_suspect
 
     def place(self, owner: object) -> Place:
         """Return what tells its messages from those of other handlers, the same in every process and on every node.
