@@ -131,7 +131,8 @@ async def client(app: App, namespace: str = "/", auth: Any = None) -> AsyncItera
     async def quiet(*_: Any) -> str:
         async with asyncio.timeout(PATIENCE):
             while app.inbox._calls:
-                await asyncio.wait(list(app.inbox._calls._under_way))
+                app.inbox._calls.ended.clear()
+                await app.inbox._calls.ended.wait()
         return "quiet"
 
     app.sio.on("quiet", quiet, namespace=namespace)

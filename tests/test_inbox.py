@@ -535,7 +535,7 @@ async def test_a_flood_of_repetitions_is_handled_once(app: App) -> None:
     assert sorted(replies) == sorted([1, 2, 3, 4, 5] * 40)
     assert len(app.calls) == len(app.effects()) == 5
     assert app.inbox._handling == {}
-    assert app.inbox._calls._of == {}
+    assert app.inbox._calls.of == {}
 
 
 async def test_one_connection_has_a_hundred_waiting_at_most(app: App) -> None:

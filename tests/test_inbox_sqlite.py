@@ -11,12 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inbox_support import App, client, insert
-from reliable_emit.server import Key, MemoryStore, Record, SQLiteStore, StoreError, TakeBack
+from reliable_emit.server import Key, MemoryStore, Record, Reject, SQLiteStore, StoreError, TakeBack
 from reliable_emit.server.inbox import groups
 from reliable_emit.server.inbox.session import Session
 from support import within
@@ -110,6 +111,157 @@ async def test_a_group_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert app.calls == list(range(20))
         assert min(done) < 10
         assert app.effects() == [str(number) for number in range(20)]
+
+
+# What a handler returns to have it done with the commit.
+
+
+async def test_a_statement_that_is_returned_is_done_with_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    watch(monkeypatch, statements.append)
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> Any:
+            app.calls.append(text)
+            return transaction.execute("INSERT INTO effects (text) VALUES (?) RETURNING id, text", (text,))
+
+        @app.sio.event
+        @app.inbox.receive
+        def plain(sid: str, text: str, transaction: SQLiteTransaction) -> Any:
+            return transaction.run(lambda db: db.execute("INSERT INTO effects (text) VALUES (?)", (text,)).lastrowid)
+
+        assert await one.call("store", "a", "o-0") == [[1, "a"]]
+        assert await one.call("store", "a", "o-0") == [[1, "a"]]
+        assert await one.call("plain", "b", "o-1") == 2
+        assert await one.call("plain", "b", "o-1") == 2
+        assert app.calls == ["a"]
+        assert app.effects() == ["a", "b"]
+        assert app.records() == ["o-0", "o-1"]
+        assert sum(statement.startswith("COMMIT") for statement in statements) == 2
+
+
+async def test_a_returned_statement_that_fails_fails_its_message_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    broken = True
+
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> Any:
+            def work(db: sqlite3.Connection) -> object:
+                db.execute("INSERT INTO effects (text) VALUES (?)", (text,))
+                match text if broken else "":
+                    case "raises":
+                        raise LookupError("on purpose")
+                    case "ends":
+                        raise SystemExit("on purpose")
+                    case "unfit":
+                        return object()  # cannot be sent
+                return text.upper()
+
+            transaction.after_commit(lambda: told.append(text))
+            return transaction.run(work)
+
+        texts = ["first", "raises", "ends", "unfit", "last"]
+        replies: dict[str, object] = {}
+
+        async def send(text: str) -> None:
+            replies[text] = await one.call("store", text, f"o-{text}")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send("first"))
+            for text in texts[1:-1]:
+                group.create_task(one.no_ack("store", text, f"o-{text}"))
+            group.create_task(send("last"))
+        assert replies == {"first": "FIRST", "last": "LAST"}
+        assert sorted(app.effects()) == sorted(told) == ["first", "last"]
+        assert sorted(app.records()) == ["o-first", "o-last"]
+        assert "LookupError: on purpose" in caplog.text
+        broken = False
+        for text in texts:
+            assert await one.call("store", text, f"o-{text}") == text.upper()
+        assert sorted(app.effects()) == sorted(told) == sorted(texts)
+
+
+async def test_a_returned_statement_can_reject(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> Any:
+            def work(db: sqlite3.Connection) -> None:
+                db.execute("INSERT INTO effects (text) VALUES (?)", (text,))
+                raise Reject("there is no more")
+
+            app.calls.append(text)
+            transaction.after_commit(lambda: told.append(text))
+            return transaction.run(work)
+
+        for _ in range(2):
+            assert await one.call("store", "a", "o-0") == {"reliable-emit:rejected": "there is no more"}
+        assert app.calls == ["a"]
+        assert (app.effects(), app.records(), told) == ([], ["o-0"], [])
+
+
+async def test_a_statement_that_is_forgotten_gives_no_acknowledgement(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> str:
+            await insert(transaction, text)
+            transaction.execute("UPDATE effects SET text = 'forgotten'")
+            return "stored"
+
+        await one.no_ack("store", "a", "o-0")
+        assert (app.effects(), app.records()) == ([], [])
+        assert "neither awaited nor returned it" in caplog.text
+
+
+async def test_a_returned_statement_that_loses_the_transaction_leaves_no_record(store: SQLiteStore, app: App) -> None:
+    # SQLite rolls back by itself, and what follows would be committed at once, as a record without its effect.
+    await put(store, "there")
+
+    async def store_again(transaction: SQLiteTransaction) -> bytes:
+        def work(db: sqlite3.Connection) -> bytes:
+            with contextlib.suppress(sqlite3.IntegrityError):
+                db.execute("INSERT OR ROLLBACK INTO effects (text) VALUES ('there')")
+            return b"done"
+
+        transaction.run(work).returned = work
+        return b""
+
+    with pytest.raises(sqlite3.OperationalError, match="rolled back"):
+        await store.once(Key("", "o-lost"), b"f", store_again)
+    assert app.records() == ["o-there"]
+    await put(store, "next")
+    assert app.effects() == ["there", "next"]
+
+
+async def test_a_group_ends_in_time_also_with_what_was_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    watch(monkeypatch, statements.append)
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, transaction: SQLiteTransaction) -> Any:
+            return transaction.run(lambda _: time.sleep(0.005))
+
+        await asyncio.gather(*(one.call("store", f"o-{number}") for number in range(80)))
+        assert sum(statement.startswith("COMMIT") for statement in statements) >= 3  # after 16 at the least, 80 ms
 
 
 # What a handler may do.

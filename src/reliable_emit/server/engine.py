@@ -67,7 +67,7 @@ class QuietServer(socketio.AsyncServer):  # type: ignore[misc]  # socketio is un
                 self.logger.exception("a handler failed, its sender gets no acknowledgement")
                 return None
 
-        task: asyncio.Task[object] = super().start_background_task(guarded)
+        task: asyncio.Task[object] = asyncio.create_task(guarded())
         if target == self._handle_event_internal and (intake := self._intakes.get(args[2])) is not None:
             size = intake.begins()
             task.add_done_callback(lambda _: intake.ends(size))

@@ -33,6 +33,8 @@ Perform = Callable[[Callable[["sqlite3.Connection"], object]], Awaitable[object]
 
 # A group ends after that many messages, or that many seconds: the first in it has to wait for the last.
 _MOST, _LONGEST = 100, 0.05
+# What handlers have returned is done with the commit; if it is that much, before, so that it counts as time.
+_AHEAD = 16
 
 # Seconds for which nobody shares a commit after one has failed. Whose fault it was is not known (a deferred constraint,
 # say); if it comes again and again, it costs the others that commit alone.
@@ -174,6 +176,8 @@ class Groups:
                 # One of them at least, however long another program's lock has held up the beginning.
                 while arrived and (not self._group or asyncio.get_running_loop().time() < ends):
                     await self._take_turn(arrived.popleft(), latest)
+                    if len(self._before) >= _AHEAD:
+                        await self._hop(_nothing)
             except Exception as error:
                 if not self._group:  # otherwise it is the group that has failed, and not they
                     self._fail(arrived, error)
@@ -246,3 +250,7 @@ class Groups:
             await asyncio.wait([self._conductor], timeout=timeout)
             self._conductor.cancel()
             await asyncio.wait([self._conductor], timeout=timeout)
+
+
+def _nothing() -> None:
+    """What was to be done before is all there is to do."""
