@@ -180,3 +180,16 @@ async def test_the_pauses_grow_while_nobody_answers(server: Server) -> None:
         assert pauses[:4] == [1, 2, 3, 4]
         await server.start()
         await works(it)
+
+
+async def test_a_connection_that_brought_something_starts_the_pauses_again(server: Server) -> None:
+    """On a bad network each connection is short; one that gets a message through has been worth it."""
+    pauses = Log[int]()
+    async with kept(server, connect=recorded(pauses)) as it:
+        pauses.clear()
+        for number in range(3):
+            await works(it)
+            for session in tuple(server.sio.eio.sockets):
+                await server.sio.eio.disconnect(session)
+            await it.ups.has(2 + number)
+        assert pauses == [1, 1, 1]

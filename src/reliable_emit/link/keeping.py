@@ -154,7 +154,7 @@ class Keeper:
 
     async def again(self) -> None:
         """Connect again, with a pause before each attempt."""
-        self._streak.lost()
+        self._streak.lost(self._tap.pulse.acknowledgements)
         self._attempt_number = 0
         error, self._why_lost = self._why_lost or socketio_exceptions.ConnectionError("the connection was lost"), None
         patient = True
@@ -190,7 +190,7 @@ class Keeper:
         for link in self._kept:
             link.connecting(self._attempt_number)
         await self.attempts.make(self.arguments)
-        self._streak.made()
+        self._streak.made(self._tap.pulse.acknowledgements)
         # After the first one, as python-socketio's own reconnection does.
         self.arguments["wait"] = True
         await self.kicks.catch_up()

@@ -78,12 +78,16 @@ class Pulse:
     Args:
         sio: The wrapped client.
         requests: What its polling goes through.
+
+    Attributes:
+        acknowledgements: How many there were so far.
     """
 
     def __init__(self, sio: Any, requests: Requests) -> None:
         self._eio = sio.eio
         self._requests = requests
         self._received = 0
+        self.acknowledgements = 0
         self._least = _LEAST
         self._asking: set[asyncio.Task[None]] = set()
         self._original = self._eio._receive_packet  # noqa: SLF001 - heartbeats are seen nowhere else
@@ -169,6 +173,7 @@ class Pulse:
 
     def acknowledged(self) -> None:
         """A message has come through."""
+        self.acknowledgements += 1
         self._least = _LEAST
 
     def end(self) -> None:

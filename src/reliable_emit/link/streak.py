@@ -9,19 +9,21 @@ _LASTED = 2.0
 
 
 class Streak:
-    """Counts the pauses since a connection has lasted."""
+    """Counts the pauses since a connection was worth something: has lasted, or brought an acknowledgement."""
 
     def __init__(self) -> None:
         self._pauses = 0
         self._made_at = 0.0
+        self._acknowledged = 0
 
-    def made(self) -> None:
-        """There is a connection."""
+    def made(self, acknowledged: int = 0) -> None:
+        """There is a connection; so many messages were acknowledged before it."""
         self._made_at = time.monotonic()
+        self._acknowledged = acknowledged
 
-    def lost(self) -> None:
-        """It is lost; if it had lasted, that is the first time."""
-        if time.monotonic() - self._made_at > _LASTED:
+    def lost(self, acknowledged: int = 0) -> None:
+        """It is lost, when so many messages are acknowledged; if it was worth something, that is the first time."""
+        if acknowledged > self._acknowledged or time.monotonic() - self._made_at > _LASTED:
             self._pauses = 0
 
     def next(self) -> int:
