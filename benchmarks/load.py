@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -50,9 +51,11 @@ async def send(url: str, event: str, senders: int, messages: int, run: str, sinc
 
 
 @contextlib.asynccontextmanager
-async def serving(*command: str) -> AsyncIterator[str]:
-    """Run a server that prints a line which ends in its URL."""
-    program = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+async def serving(*command: str, env: dict[str, str] | None = None) -> AsyncIterator[str]:
+    """Run a server that prints a line which ends in its URL, with some more in its environment."""
+    program = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **(env or {})}
+    )
     assert program.stdout is not None
     try:
         while "http://" not in (line := (await program.stdout.readline()).decode()):
