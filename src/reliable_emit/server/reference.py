@@ -21,8 +21,6 @@ from reliable_emit.server.postgres_history import PostgresHistory
 from reliable_emit.server.sqlite_history import SQLiteHistory
 
 if TYPE_CHECKING:
-    import os
-
     from reliable_emit.server.chat import Authenticate
     from reliable_emit.server.faults import Faults
     from reliable_emit.server.history import History, StoredMessage
