@@ -11,8 +11,10 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -20,7 +22,8 @@ from inbox_support import App, client, insert
 from reliable_emit.server import Key, MemoryStore, Record, Reject, SQLiteStore, StoreError, TakeBack
 from reliable_emit.server.inbox import groups
 from reliable_emit.server.inbox.session import Session
-from support import within
+from reliable_emit.server.inbox.store import Ending
+from support import PATIENCE, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -164,12 +167,14 @@ async def test_a_returned_statement_that_fails_fails_its_message_alone(
                         raise SystemExit("on purpose")
                     case "unfit":
                         return object()  # cannot be sent
+                    case "nothing":
+                        return next(db.execute("SELECT 1 WHERE 0"))  # a StopIteration, which no future takes
                 return text.upper()
 
             transaction.after_commit(lambda: told.append(text))
             return transaction.run(work)
 
-        texts = ["first", "raises", "ends", "unfit", "last"]
+        texts = ["first", "raises", "ends", "unfit", "nothing", "last"]
         replies: dict[str, object] = {}
 
         async def send(text: str) -> None:
@@ -211,6 +216,135 @@ async def test_a_returned_statement_can_reject(tmp_path: Path) -> None:
         assert (app.effects(), app.records(), told) == ([], ["o-0"], [])
 
 
+async def test_a_statement_is_done_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept: list[Any] = []
+
+    async def awaited_twice(transaction: SQLiteTransaction, statement: Any) -> Any:
+        await statement
+        return await statement
+
+    async def at_the_same_time(transaction: SQLiteTransaction, statement: Any) -> Any:
+        return await asyncio.gather(statement, asyncio.wait_for(statement, 5))
+
+    async def awaited_and_returned(transaction: SQLiteTransaction, statement: Any) -> Any:
+        await statement
+        return statement
+
+    async def anothers(transaction: SQLiteTransaction, statement: Any) -> Any:
+        await statement
+        return kept[0]
+
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, way: int, transaction: SQLiteTransaction) -> Any:
+            statement = transaction.execute("INSERT INTO effects (text) VALUES (?)", (f"{way}",))
+            kept.append(statement)
+            return await ways[way](transaction, statement)
+
+        ways: list[Any] = [awaited_twice, at_the_same_time, awaited_and_returned, anothers]
+        for way in range(len(ways)):
+            await one.no_ack("store", way, f"o-{way}")
+        assert caplog.text.count("for a second time") >= 3
+        assert "of another message's transaction" in caplog.text
+        assert (app.effects(), app.records()) == ([], [])
+
+
+async def test_a_statement_made_after_the_handler_has_ended_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> Any:
+            return transaction.run(lambda _: transaction.execute("INSERT INTO effects (text) VALUES (?)", (text,)))
+
+        @app.sio.event
+        @app.inbox.receive
+        async def tell(sid: str, text: str, transaction: SQLiteTransaction) -> str:
+            transaction.after_commit(lambda: transaction.execute("INSERT INTO effects (text) VALUES (?)", (text,)))
+            return "told"
+
+        await one.no_ack("store", "a", "o-0")
+        assert caplog.text.count("its handler has ended") == 1
+        assert await one.call("tell", "b", "o-1") == "told"
+        assert caplog.text.count("its handler has ended") == 2
+        assert app.effects() == []
+
+
+async def test_many_statements_are_not_kept(store: SQLiteStore) -> None:
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    left: weakref.WeakSet[Text] = weakref.WeakSet()
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        for _ in range(20):
+            text = Text("x")
+            left.add(text)
+            await transaction.run(lambda db, text=text: db.execute("SELECT ?", (str(text),)).fetchall())  # type: ignore[misc]
+        return b"%d" % len(left)
+
+    assert int((await store.once(Key("", "o-0"), b"f", handle)).reply) <= 2
+
+
+async def test_what_was_returned_is_not_done_any_more_after_closing(tmp_path: Path) -> None:
+    async with App(tmp_path / "app.db") as app:
+        await app.inbox.open()
+        begun, go_on = threading.Event(), threading.Event()
+        done: list[int] = []
+
+        def work(number: int) -> bytes:
+            done.append(number)
+            begun.set()
+            assert go_on.wait(PATIENCE)
+            return b""
+
+        async def one(number: int) -> None:
+            async def handle(transaction: SQLiteTransaction) -> bytes:
+                transaction.ending = Ending(lambda _: work(number), lambda perform: cast("bytes", perform()))
+                return b""
+
+            await app.store.once(Key("", f"o-{number}"), b"f", handle)
+
+        sending = [asyncio.create_task(one(number)) for number in range(10)]
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        await within(app.store.close())
+        go_on.set()
+        await asyncio.wait(sending)
+        await until_unlocked(app.path)
+        assert done == [0]
+        assert app.records() == ["o-0"]  # what has begun goes on to its end, with its record
+
+
+async def until_unlocked(path: Path) -> None:
+    """Wait until the file can be written by others, as at once after a store has let go of it."""
+
+    def write() -> None:
+        with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as db:
+            db.execute("BEGIN IMMEDIATE")
+
+    await asyncio.to_thread(write)
+
+
+async def test_a_callback_after_the_commit_may_raise_anything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with App(tmp_path / "app.db") as app, client(app) as one:
+
+        @app.sio.event
+        @app.inbox.receive
+        async def store(sid: str, text: str, transaction: SQLiteTransaction) -> int:
+            cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+            transaction.after_commit(cancelled.result)
+            return await insert(transaction, text)
+
+        replies = await asyncio.gather(*(one.call("store", f"{number}", f"o-{number}") for number in range(5)))
+        assert sorted(replies) == [1, 2, 3, 4, 5]
+        assert caplog.text.count("a callback after the commit") == 5
+
+
 async def test_a_statement_that_is_forgotten_gives_no_acknowledgement(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,7 +372,7 @@ async def test_a_returned_statement_that_loses_the_transaction_leaves_no_record(
                 db.execute("INSERT OR ROLLBACK INTO effects (text) VALUES ('there')")
             return b"done"
 
-        transaction.run(work).returned = work
+        transaction.ending = Ending(work, lambda perform: cast("bytes", perform()))
         return b""
 
     with pytest.raises(sqlite3.OperationalError, match="rolled back"):

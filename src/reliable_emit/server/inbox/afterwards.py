@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ def call_back(transaction: Transaction) -> None:
     for callback in transaction.take_callbacks():
         try:
             result = callback()
-        except Exception:  # a callback of the user's that raises stops nothing
+        except (Exception, asyncio.CancelledError):  # a callback of the user's that raises stops nothing
             _logger.exception(
                 "a callback after the commit of the message with the client offset %r raised; the message is handled",
                 transaction.offset,

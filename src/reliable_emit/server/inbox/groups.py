@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from reliable_emit.server.inbox.afterwards import call_back
-from reliable_emit.server.inbox.session import Ending, Session, Work
-from reliable_emit.server.inbox.store import Key, Record, TakeBack, Transaction
+from reliable_emit.server.inbox.session import Session, Work
+from reliable_emit.server.inbox.store import Ending, Key, Record, TakeBack, Transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -86,7 +86,7 @@ class Groups:
         key: Key,
         fingerprint: bytes,
         make: Callable[[Perform], _Tr],
-        handle: Callable[[_Tr], Awaitable[Ending]],
+        handle: Callable[[_Tr], Awaitable[bytes | Ending]],
     ) -> Record:
         """As `InboxStore.once`; `make` makes the transaction, given what it has functions called by."""
         if self._closed:
@@ -114,16 +114,13 @@ class Groups:
         self,
         message: _Message,
         make: Callable[[Perform], _Tr],
-        handle: Callable[[_Tr], Awaitable[Ending]],
+        handle: Callable[[_Tr], Awaitable[bytes | Ending]],
     ) -> None:
-        over = False
+        ended = False
 
         async def perform(function: Callable[[sqlite3.Connection], object]) -> object:
-            if over:
-                raise RuntimeError(
-                    f"the transaction of the message with the client offset {message.key.offset!r} is over: its "
-                    f"handler has ended. Await what uses it before the handler returns"
-                )
+            if ended:
+                raise over(message.key.offset)
             return await self._hop(functools.partial(self._session.perform, message, function))
 
         transaction = make(perform)
@@ -139,7 +136,7 @@ class Groups:
             self._before.append(functools.partial(self._session.undo, message))
             raise
         finally:
-            over = True
+            ended = True
         self._before.append(functools.partial(self._session.record, message, ending))
 
     def _hop(self, job: Callable[[], _T]) -> asyncio.Future[_T]:
@@ -210,9 +207,9 @@ class Groups:
         except Exception as raised:  # whatever it is, an acknowledgement would be a lie
             error = raised
             self._apart_until = asyncio.get_running_loop().time() + _APART
-        group = [message for message in self._group if message.ended.result()]
-        self._group.clear()
-        for message in group:
+        for message in self._group:
+            if not message.ended.result():
+                continue
             failure = error or message.error
             if failure is not None:
                 self._fail([message], failure)
@@ -225,6 +222,7 @@ class Groups:
             for repetition in message.repetitions:
                 if not repetition.turn.done():
                     repetition.turn.set_result(dataclasses.replace(record, new=False))
+        self._group.clear()
 
     def _fail(self, messages: Iterable[_Message], error: BaseException) -> None:
         if not isinstance(error, Exception):
@@ -248,8 +246,17 @@ class Groups:
         self._waiting.clear()
         if self._conductor is not None:
             await asyncio.wait([self._conductor], timeout=timeout)
+            self._session.stop()
             self._conductor.cancel()
             await asyncio.wait([self._conductor], timeout=timeout)
+
+
+def over(offset: str) -> RuntimeError:
+    """Say that a transaction is used too late."""
+    return RuntimeError(
+        f"the transaction of the message with the client offset {offset!r} is over: its handler has ended. Await what "
+        f"uses it before the handler returns"
+    )
 
 
 def _nothing() -> None:

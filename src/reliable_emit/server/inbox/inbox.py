@@ -9,7 +9,6 @@ the first is still being handled wait for it here, in this process; those on ano
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 import logging
@@ -21,17 +20,16 @@ import socketio
 from reliable_emit import policy
 from reliable_emit.delivery import rejection
 from reliable_emit.server import checks
-from reliable_emit.server.errors import Reject
 from reliable_emit.server.inbox import reply
 from reliable_emit.server.inbox.calls import Calls
 from reliable_emit.server.inbox.fingerprint import Incomparable, fingerprint
+from reliable_emit.server.inbox.handling import Handling
 from reliable_emit.server.inbox.lifetime import Lifetime
 from reliable_emit.server.inbox.shape import Shape, registered
-from reliable_emit.server.inbox.store import Key, Record, Statement, TakeBack, Transaction
+from reliable_emit.server.inbox.store import Key, Record
 from reliable_emit.server.inbox.whereabouts import Place, Whereabouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from reliable_emit.server.inbox.store import InboxStore
@@ -241,46 +239,12 @@ class Inbox:
         handling: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
         self._handling[key] = handling
         record: Record | None = None
-        failure: Exception | None = None
-
-        json = self._sio.packet_class.json
-
-        @contextlib.contextmanager
-        def failing() -> Iterator[None]:
-            nonlocal failure
-            try:
-                yield
-            except Exception as error:
-                if (refusal := _refusal(error)) is not None:
-                    self._rejected(handler, refusal.reason)
-                    raise TakeBack(reply.encode(rejection(refusal.reason), json)) from None
-                failure = error
-                raise
-
-        async def handle(transaction: Transaction) -> bytes:
-            with failing():
-                try:
-                    result = handler(*arguments, transaction)
-                    if inspect.isawaitable(result) and not isinstance(result, Statement):
-                        result = await result
-                finally:
-                    transaction.end()
-                if not isinstance(result, Statement):
-                    return reply.encode(result, json)
-                statement = result
-
-            def end(connection: object) -> bytes:
-                with failing():
-                    return reply.encode(statement.function(connection), json)
-
-            statement.returned = end
-            return b""
-
+        one = Handling(handler, arguments, self._sio.packet_class.json, functools.partial(self._rejected, handler))
         try:
             await self._lifetime.open()
-            record = await self._store.once(key, looks, handle)
+            record = await self._store.once(key, looks, one.handle)
         except Exception as error:  # whatever it is, an acknowledgement would be a lie
-            if error is failure:
+            if one.failure is not None and (error is one.failure or error.__cause__ is one.failure):
                 self._logger.exception("%s failed, so its message is not acknowledged", _name(handler))
             else:
                 self._logger.warning(
@@ -296,16 +260,6 @@ class Inbox:
         if now - self._told_at >= 1:
             self._told_at = now
             self._logger.warning("messages are not acknowledged: %d of one connection wait already", self._calls.most)
-
-
-def _refusal(error: BaseException) -> Reject | None:
-    """What a handler refuses with; also if it did so in a task group, and nothing else went wrong there."""
-    if isinstance(error, Reject):
-        return error
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    refusals = [_refusal(one) for one in error.exceptions]
-    return refusals[0] if all(refusals) else None
 
 
 def _name(handler: Callable[..., Any]) -> str:

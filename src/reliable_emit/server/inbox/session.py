@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from reliable_emit.server.errors import StoreError
 from reliable_emit.server.inbox.connection import SAVEPOINT, Connection, rolled_back
-from reliable_emit.server.inbox.store import Key, Record, TakeBack
+from reliable_emit.server.inbox.store import Ending, Key, Record, TakeBack
+from reliable_emit.server.inbox.thread import bearable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _T = TypeVar("_T")
 Synchronous = Literal["full", "normal"]
-Ending = bytes | Callable[[sqlite3.Connection], bytes]
-"""How a handler has ended: with its encoded reply, or with what is to be done for it before the commit."""
 
 _NOW = "(julianday('now') - 2440587.5) * 86400.0"  # Unix time, by a function that old versions of SQLite have too
 _SCHEMA = """
@@ -88,6 +86,7 @@ class Session:
         self, path: str, synchronous: Synchronous, setup: Callable[[sqlite3.Connection], object] | None = None
     ) -> None:
         self._broken: Exception | None = None  # why the group's transaction is no more, if it ended by itself
+        self._stopped = False
         try:
             # Transactions are begun by hand: the module's own would commit behind our back.
             self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, factory=Connection)
@@ -151,6 +150,8 @@ class Session:
 
     def perform(self, message: Work, function: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do for a message's handler what it wants done."""
+        if self._stopped:
+            raise RuntimeError("the store is closed")
         if self._broken is not None:
             raise self._broken
         if not message.begun:
@@ -166,7 +167,7 @@ class Session:
         finally:
             self._look_after()
 
-    def record(self, message: Work, ending: Ending) -> None:
+    def record(self, message: Work, ending: bytes | Ending) -> None:
         """Record a message that was handled; if that cannot be, undo what its handler did and say so in its `error`."""
         if self._broken is not None:
             return
@@ -179,13 +180,13 @@ class Session:
                     self._db.execute(_KEEP_MESSAGE)
                     message.begun = False
         except BaseException as error:  # a handler's function may raise anything, and other messages share the job
-            message.error = error if isinstance(error, Exception) else RuntimeError(f"the handler raised {error!r}")
+            message.error = bearable(error)
             self.undo(message)
         self._look_after()
 
-    def _finish(self, message: Work, function: Callable[[sqlite3.Connection], bytes]) -> bytes:
+    def _finish(self, message: Work, ending: Ending) -> bytes:
         try:
-            return self.perform(message, function)
+            return ending.reply(lambda: self.perform(message, ending.function))
         except TakeBack as rejection:
             self.undo(message)
             message.taken_back = True
@@ -231,6 +232,10 @@ class Session:
     def forget(self, age: float) -> int:
         """Forget some records older than `age` seconds, and return how many. Not while a group is on its way."""
         return int(self._db.execute(_FORGET, (age,)).rowcount)
+
+    def stop(self) -> None:
+        """Do nothing more for handlers; from any thread. What one of them has begun goes on to its end."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close the file; what is not committed is gone."""

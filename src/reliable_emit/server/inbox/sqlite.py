@@ -8,9 +8,9 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from reliable_emit.server.inbox.groups import Groups, Perform
-from reliable_emit.server.inbox.session import Ending, Session, Synchronous
-from reliable_emit.server.inbox.store import Key, Record, Statement, Transaction
+from reliable_emit.server.inbox.groups import Groups, Perform, over
+from reliable_emit.server.inbox.session import Session, Synchronous
+from reliable_emit.server.inbox.store import Ending, Key, Record, Statement, Transaction
 from reliable_emit.server.inbox.thread import Thread
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ class SQLiteTransaction(Transaction):
     def __init__(self, key: Key, perform: Perform) -> None:
         super().__init__(key)
         self._perform = perform
-        self._statements: list[Statement[Any]] = []
 
     def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Statement[list[tuple[Any, ...]]]:
         """Execute a statement and give all its rows; those of an ``INSERT`` are what follows its ``RETURNING``.
@@ -56,26 +55,9 @@ class SQLiteTransaction(Transaction):
             TypeError: It returned a cursor; return the rows.
             RuntimeError: The handler has ended.
         """
-        statement = Statement(function, self._perform)
-        self._statements.append(statement)
-        return statement
-
-    def ending(self, reply: bytes) -> Ending:
-        """Return the statement that the handler has returned, otherwise the reply; for the store.
-
-        Raises:
-            RuntimeError: A statement was forgotten.
-        """
-        ending: Ending = reply
-        for statement in self._statements:
-            if statement.returned is not None:
-                ending = statement.returned
-            elif not statement.awaited:
-                raise RuntimeError(
-                    f"the handler of the message with the client offset {self.offset!r} has made a statement, and "
-                    f"neither awaited nor returned it"
-                )
-        return ending
+        if self._over:
+            raise over(self.offset)
+        return Statement(self, function, self._perform)
 
 
 class SQLiteStore:
@@ -141,7 +123,11 @@ class SQLiteStore:
         self._opened = thread, session, Groups(thread, session)
 
     async def close(self) -> None:
-        """As `InboxStore.close`. A handler that is still at work then is rolled back, whatever it returns."""
+        """As `InboxStore.close`.
+
+        A handler that is still at work then is rolled back, whatever it returns. A function that the thread has begun
+        goes on to its end; if the handler had returned it, its message may be committed with it, unacknowledged.
+        """
         if self._opened is None:
             return
         thread, session, groups = self._opened
@@ -156,8 +142,14 @@ class SQLiteStore:
     ) -> Record:
         """As `InboxStore.once`."""
 
-        async def handled(transaction: SQLiteTransaction) -> Ending:
-            return transaction.ending(await handle(transaction))
+        async def handled(transaction: SQLiteTransaction) -> bytes | Ending:
+            reply = await handle(transaction)
+            if transaction.unused:
+                raise RuntimeError(
+                    f"the handler of the message with the client offset {key.offset!r} has made a statement, and "
+                    f"neither awaited nor returned it"
+                )
+            return transaction.ending or reply
 
         return await self._groups().once(key, fingerprint, functools.partial(SQLiteTransaction, key), handled)
 

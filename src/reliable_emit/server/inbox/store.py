@@ -56,31 +56,64 @@ class TakeBack(Exception):
 
 
 class Statement(Generic[_T]):
-    """What a transaction is to do with the database: await it, or return it from the handler.
+    """What a transaction is to do with the database, once: await it, or return it from the handler.
 
     Returned, it is done at the end of the transaction, on the way to the commit, which saves the time of going there
     twice; what it gives is the handler's reply, and what it raises is as if the handler had raised it. One that is
     neither awaited nor returned would be forgotten, so its message fails.
 
-    Attributes:
+    Args:
+        transaction: Whose it is.
         function: Does it, given the connection.
-        awaited: Whether somebody has awaited it.
-        returned: What makes it the encoded reply, given the connection, if the handler has returned it.
+        perform: Has a function called with the connection.
+
+    Attributes:
+        function: As given.
     """
 
-    __slots__ = ("_perform", "awaited", "function", "returned")
+    __slots__ = ("_perform", "_transaction", "_used", "function")
 
     def __init__(
-        self, function: Callable[[Any], _T], perform: Callable[[Callable[[Any], _T]], Awaitable[object]]
+        self,
+        transaction: Transaction,
+        function: Callable[[Any], _T],
+        perform: Callable[[Callable[[Any], _T]], Awaitable[object]],
     ) -> None:
+        self._transaction = transaction
         self.function = function
         self._perform = perform
-        self.awaited = False
-        self.returned: Callable[[Any], bytes] | None = None
+        self._used = False
+        transaction.unused += 1
 
     def __await__(self) -> Generator[Any, None, _T]:
-        self.awaited = True
+        self.use(self._transaction)
         return cast("Generator[Any, None, _T]", self._perform(self.function).__await__())
+
+    def use(self, transaction: Transaction) -> None:
+        """Note that it is awaited, or returned by the handler that was given that transaction.
+
+        Raises:
+            RuntimeError: It was before, and would be done twice; or it is of another transaction.
+        """
+        if transaction is not self._transaction:
+            raise RuntimeError("the handler has returned a statement of another message's transaction")
+        if self._used:
+            raise RuntimeError("a statement of the transaction is awaited or returned for a second time; make another")
+        self._used = True
+        transaction.unused -= 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ending:
+    """What is left to do for a message whose handler has returned a statement.
+
+    Attributes:
+        function: The statement's, to be called with the connection.
+        reply: Given what calls that, returns the encoded reply, or raises as `handle` in :meth:`InboxStore.once`.
+    """
+
+    function: Callable[[Any], object]
+    reply: Callable[[Callable[[], object]], bytes]
 
 
 class Transaction:
@@ -92,11 +125,15 @@ class Transaction:
     Attributes:
         principal: Who sent the message.
         offset: The message's client offset.
+        unused: How many statements were made and not used. For the store.
+        ending: What the handler has left to the store.
     """
 
     def __init__(self, key: Key) -> None:
         self.principal = key.principal
         self.offset = key.offset
+        self.unused = 0
+        self.ending: Ending | None = None
         self._callbacks: list[Callable[[], object]] = []
         self._over = False
 
@@ -150,8 +187,8 @@ class InboxStore(Protocol[T_co]):
             fingerprint: Recorded with it.
             handle: Called at most once, in the event loop, with the open transaction, when the key is not recorded;
                 returns the encoded reply, which is recorded. If it raises `TakeBack`, what it did is undone, but the
-                reply is recorded. If it raises anything else, or is cancelled, nothing is recorded. If the transaction
-                makes statements, and one is `returned`, what that returns or raises counts instead.
+                reply is recorded. If it raises anything else, or is cancelled, nothing is recorded. A store whose
+                transactions make statements looks at their `ending` after it; that gives the reply, if there is one.
 
         Returns:
             What is recorded under the key now.

@@ -55,14 +55,24 @@ class Thread:
             error: BaseException | None = None
             try:
                 result = job()
-            except StopIteration as raised:  # next() in a job; neither futures nor coroutines let it through
-                error = RuntimeError("StopIteration was raised; give next() a default, or catch it")
-                error.__cause__ = raised
             except BaseException as raised:
-                error = raised
+                error = bearable(raised)
             with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is there to be told
                 self._loop.call_soon_threadsafe(_tell, done, result, error)
             del following, job, done, result, error  # nothing is kept alive by a thread that waits
+
+
+def bearable(error: BaseException) -> Exception:
+    """Return what a future and whoever awaits it can be given in place of anything that may be raised."""
+    if isinstance(error, StopIteration):  # next() in a job; neither futures nor coroutines let it through
+        words = "StopIteration was raised; give next() a default, or catch it"
+    elif isinstance(error, Exception):
+        return error
+    else:  # in the event loop it would end the program, or a task that has nothing to do with it
+        words = f"{type(error).__name__} was raised"
+    told = RuntimeError(words)
+    told.__cause__ = error
+    return told
 
 
 def _tell(done: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

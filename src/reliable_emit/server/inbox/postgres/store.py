@@ -166,8 +166,10 @@ class PostgresStore:
             if (words := self._words(error, key)) is not None:
                 raise words from error
             raise
-        call_back(transaction)
-        await self._connections.release(connection)
+        try:
+            call_back(transaction)
+        finally:
+            await self._connections.release(connection)
         return record
 
     async def forget(self, age: float) -> int:
