@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -497,6 +498,91 @@ async def test_a_cursor_is_no_result(store: SQLiteStore, app: App) -> None:
     assert [isinstance(result, Record) for result in results] == [True, False, True]
     assert "return its rows" in str(results[1])
     assert app.effects() == ["a", "b"]
+
+
+def half_read(sql: str) -> Callable[[sqlite3.Connection], sqlite3.Cursor]:
+    """Return what executes a statement and reads one of its rows."""
+
+    def read(db: sqlite3.Connection) -> sqlite3.Cursor:
+        cursor = db.execute(sql)
+        assert cursor.fetchone() is not None
+        return cursor
+
+    return read
+
+
+def blob(db: sqlite3.Connection) -> sqlite3.Blob:
+    db.execute("CREATE TABLE pictures (data)")
+    db.execute("INSERT INTO pictures VALUES ('data')")
+    opened = db.blobopen("pictures", "data", 1)
+    opened.write(b"D")
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("open_one", "use"),
+    [
+        (half_read("SELECT id FROM effects"), lambda cursor: cursor.fetchone()),
+        (half_read("INSERT INTO effects (text) VALUES ('x'), ('y') RETURNING id"), lambda cursor: cursor.fetchone()),
+        (half_read("UPDATE effects SET text = text RETURNING id"), lambda cursor: cursor.execute("SELECT 1")),
+        (lambda db: db.cursor().execute("DELETE FROM effects WHERE id = 1 RETURNING id"), list),
+        (blob, lambda blob: blob.read()),
+    ],
+)
+@pytest.mark.parametrize("how", ["returns", "raises", "raises Reject"])
+async def test_a_statement_that_a_handler_keeps_open_holds_up_nobody(
+    store: SQLiteStore, app: App, open_one: Any, use: Any, how: str
+) -> None:
+    kept: list[Any] = []
+    for text in ("a", "b", "c"):
+        await put(store, text)
+
+    def keep(db: sqlite3.Connection) -> None:
+        kept.append(open_one(db))
+        if how == "raises":
+            raise ValueError("on purpose")
+        if how == "raises Reject":
+            raise TakeBack(b"no")
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(keep)
+        return b""
+
+    results = await asyncio.gather(
+        put(store, "d"), store.once(Key("", "keeps"), b"f", handle), put(store, "e"), return_exceptions=True
+    )
+    assert [isinstance(result, Record) for result in results] == [True, how != "raises", True]
+    with contextlib.closing(sqlite3.connect(app.path)) as db:
+        db.execute("INSERT INTO effects (text) VALUES ('theirs')")
+        db.commit()
+        # Nobody reads an older state of the file any more, so that the log can begin again.
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert (await put(store, "f")).new
+    assert {"d", "e", "f", "theirs"} <= set(app.effects())
+
+    async def late(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(lambda _: use(kept[0]))
+        return b""
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        await store.once(Key("", "late"), b"f", late)
+
+
+async def test_cursors_that_nobody_keeps_are_not_kept(store: SQLiteStore) -> None:
+    # Each closes when it is dropped, as ever, so that a function may go on and change what it was reading.
+    def many(db: sqlite3.Connection) -> int:
+        alive = weakref.WeakSet[sqlite3.Cursor]()
+        for _ in range(1_000):
+            alive.add(db.execute("SELECT 1 UNION SELECT 2"))
+        db.execute("CREATE TABLE other AS SELECT 1 AS id UNION SELECT 2")
+        assert db.execute("SELECT id FROM other").fetchone() == (1,)
+        db.execute("DROP TABLE other")  # it would be locked
+        return len(alive)
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        return str(await transaction.run(many)).encode()
+
+    assert (await store.once(Key("", "a"), b"f", handle)).reply == b"0"
 
 
 @pytest.mark.parametrize(

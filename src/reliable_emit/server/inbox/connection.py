@@ -5,12 +5,16 @@ refuses what begins or ends a transaction. And the cursors look, each time they 
 is a transaction: SQLite rolls one back by itself at some errors, and what a function that goes on did after that would
 be committed at once, without the record of its message. (The authorizer would not do for that: nobody is asked about
 statements that have been compiled before.)
+
+And what it leaves open is closed after it. SQLite neither releases a savepoint nor commits while a statement that
+writes is half done, and one that reads keeps the connection at the state of the file that it began with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -44,10 +48,22 @@ class Connection(sqlite3.Connection):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._guarded, self._refused = False, False
+        # Only what somebody still has; what nobody has is closed already.
+        self._opened: set[weakref.ref[sqlite3.Cursor | sqlite3.Blob]] = set()
 
     def cursor(self, factory: Any = _Cursor) -> Any:
         """As sqlite3's, but guarded."""
-        return super().cursor(factory)
+        cursor = super().cursor(factory)
+        if self._guarded:
+            self._opened.add(weakref.ref(cursor, self._opened.discard))
+        return cursor
+
+    def blobopen(self, *arguments: Any, **options: Any) -> sqlite3.Blob:
+        """As sqlite3's, but guarded."""
+        blob = super().blobopen(*arguments, **options)
+        if self._guarded:
+            self._opened.add(weakref.ref(blob, self._opened.discard))
+        return blob
 
     def execute(self, *arguments: Any) -> Any:
         """As sqlite3's, but guarded."""
@@ -82,7 +98,7 @@ class Connection(sqlite3.Connection):
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Guard it while a handler has it; what that sets for its rows ends with it.
+        """Guard it while a handler has it; what that sets for its rows ends with it, and so do its cursors.
 
         Raises:
             sqlite3.ProgrammingError: It tried to begin or end a transaction.
@@ -102,6 +118,13 @@ class Connection(sqlite3.Connection):
         finally:
             self._guarded = False
             self.row_factory, self.text_factory = row_factory, text_factory
+            self._close_opened()
+
+    def _close_opened(self) -> None:
+        for reference in tuple(self._opened):
+            if (opened := reference()) is not None:
+                opened.close()
+        self._opened.clear()
 
     def authorize(self, action: int, name: str | None, detail: str | None, *_: Any) -> int:
         """Say whether a statement may be compiled; for `set_authorizer`."""
