@@ -24,7 +24,7 @@ from reliable_emit.server.inbox.session import Session
 from support import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from reliable_emit.server import SQLiteTransaction
@@ -384,6 +384,8 @@ async def test_a_rollback_by_the_database_itself_acknowledges_nothing_of_the_gro
         lambda db: db.cursor().executemany("INSERT INTO effects (text) VALUES (?)", [("after",)]),
         lambda db: db.executescript("INSERT INTO effects (text) VALUES ('after')"),
         lambda db: db.execute("CREATE TABLE other (id)"),
+        lambda db: db.cursor(type("Derived", (type(db.cursor()),), {})).execute("CREATE TABLE other (id)"),
+        lambda db: db.blobopen("pictures", "data", 1).write(b"D"),
     ],
 )
 @pytest.mark.parametrize("compiled", [False, True])
@@ -391,6 +393,8 @@ async def test_nothing_is_done_after_a_rollback_by_the_database_itself(
     store: SQLiteStore, app: App, after: Any, compiled: bool
 ) -> None:
     await put(store, "before")
+    with contextlib.closing(sqlite3.connect(app.path)) as db:
+        db.executescript("CREATE TABLE pictures (data); INSERT INTO pictures VALUES ('data')")
 
     async def prepare(transaction: SQLiteTransaction) -> bytes:
         await transaction.run(lambda db: [after(db)].clear())  # not the cursor itself
@@ -413,7 +417,64 @@ async def test_nothing_is_done_after_a_rollback_by_the_database_itself(
             await store.once(Key("", "a"), b"f", handle)
     assert app.effects() == ["before"]
     assert app.read("SELECT name FROM sqlite_master WHERE name = 'other'") == []
+    assert app.read("SELECT data FROM pictures") == ["data"]
     assert app.records() == ["o-before"]
+
+
+async def test_nothing_is_done_after_a_rollback_in_the_middle_of_executemany(store: SQLiteStore, app: App) -> None:
+    await put(store, "before")
+
+    def goes_on(db: sqlite3.Connection) -> None:
+        def rows() -> Iterator[tuple[str]]:
+            yield ("one",)
+            with contextlib.suppress(sqlite3.IntegrityError):
+                db.execute("INSERT OR ROLLBACK INTO effects (text) VALUES ('before')")
+            yield ("after",)
+
+        db.executemany("INSERT INTO effects (text) VALUES (?)", rows())
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(goes_on)
+        return b""
+
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="was rolled back"):
+            await store.once(Key("", "a"), b"f", handle)
+    assert app.effects() == ["before"]
+
+
+async def test_executemany_takes_whatever_sqlite3_takes(store: SQLiteStore, app: App) -> None:
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        def function(db: sqlite3.Connection) -> None:
+            insert = "INSERT INTO effects (text) VALUES (?)"
+            db.executemany(insert, (["generator"] for _ in range(1)))
+            db.executemany(insert, [("list",)])
+            db.executemany(insert, {("set",)})
+            db.executemany("INSERT INTO effects (text) VALUES (:text)", iter([{"text": "iterator"}]))
+            with pytest.raises(TypeError, match="'int' object is not iterable"):
+                db.executemany(insert, 1)  # type: ignore[arg-type]
+            with pytest.raises(ZeroDivisionError):
+                db.executemany(insert, (1 // 0 for _ in range(1)))  # type: ignore[misc]
+
+        await transaction.run(function)
+        return b""
+
+    assert (await store.once(Key("", "a"), b"f", handle)).new
+    assert app.effects() == ["generator", "list", "set", "iterator"]
+
+
+async def test_a_cursor_that_would_not_be_guarded_is_refused(store: SQLiteStore, app: App) -> None:
+    class Own(sqlite3.Cursor):
+        pass
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await insert(transaction, "effect")
+        await transaction.run(lambda db: db.cursor(Own).execute("SELECT 1").close())
+        return b""
+
+    with pytest.raises(TypeError, match="row_factory"):
+        await store.once(Key("", "a"), b"f", handle)
+    assert app.effects() == []
 
 
 async def test_a_message_that_fails_its_group_does_so_once(

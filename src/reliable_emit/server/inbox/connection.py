@@ -29,9 +29,16 @@ class _Cursor(sqlite3.Cursor):
         self._check()
         return super().execute(*arguments)
 
-    def executemany(self, *arguments: Any) -> Any:
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
         self._check()
-        return super().executemany(*arguments)
+        if not isinstance(parameters, list | tuple):  # a generator may execute something itself
+            parameters = self._checked(iter(parameters))
+        return super().executemany(sql, parameters)
+
+    def _checked(self, parameters: Iterator[Any]) -> Iterator[Any]:
+        for each in parameters:
+            self._check()
+            yield each
 
     def executescript(self, sql_script: str, /) -> Any:
         self._check()
@@ -52,14 +59,24 @@ class Connection(sqlite3.Connection):
         self._opened: set[weakref.ref[sqlite3.Cursor | sqlite3.Blob]] = set()
 
     def cursor(self, factory: Any = _Cursor) -> Any:
-        """As sqlite3's, but guarded."""
+        """As sqlite3's, but guarded.
+
+        Raises:
+            TypeError: A handler wants one of a class that is not.
+        """
         cursor = super().cursor(factory)
         if self._guarded:
+            if not isinstance(cursor, _Cursor):
+                raise TypeError(
+                    "a cursor of a class of your own would not be guarded: derive that from type(connection.cursor()), "
+                    "or set connection.row_factory"
+                )
             self._opened.add(weakref.ref(cursor, self._opened.discard))
         return cursor
 
     def blobopen(self, *arguments: Any, **options: Any) -> sqlite3.Blob:
         """As sqlite3's, but guarded."""
+        self.check()
         blob = super().blobopen(*arguments, **options)
         if self._guarded:
             self._opened.add(weakref.ref(blob, self._opened.discard))
