@@ -647,6 +647,94 @@ async def test_cursors_that_nobody_keeps_are_not_kept(store: SQLiteStore) -> Non
 
 
 @pytest.mark.parametrize(
+    "pragma",
+    [
+        "PRAGMA synchronous = OFF",
+        "PRAGMA synchronous = full",  # word for word as the store itself, and compiled by it
+        "PRAGMA main.Synchronous(0)",
+        "PRAGMA foreign_keys = OFF",  # of no effect in a transaction
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA query_only = 1",  # word for word as in setup
+        "PRAGMA case_sensitive_like = ''",
+        "EXPLAIN PRAGMA busy_timeout = -1",
+    ],
+)
+async def test_a_handler_sets_nothing_for_all_others(tmp_path: Path, pragma: str) -> None:
+    def setup(db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA query_only = 1")
+        db.execute("PRAGMA query_only = 0")
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await insert(transaction, "effect")
+        await transaction.execute(pragma)
+        return b""
+
+    async def goes_on(transaction: SQLiteTransaction) -> bytes:
+        with pytest.raises(sqlite3.ProgrammingError, match="setup="):
+            await handle(transaction)
+
+        def twice(db: sqlite3.Connection) -> None:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                db.execute(pragma)
+            db.execute("INSERT INTO effects (text) VALUES ('effect')")
+
+        with pytest.raises(sqlite3.IntegrityError):  # told as it is
+            await transaction.run(twice)
+        return str(await settings(transaction)).encode()
+
+    async def settings(transaction: SQLiteTransaction) -> list[Any]:
+        return [
+            await transaction.execute(f"PRAGMA {name}")
+            for name in ("synchronous", "journal_mode", "foreign_keys", "query_only", "busy_timeout")
+        ]
+
+    async with App(tmp_path / "app.db", SQLiteStore(tmp_path / "app.db", setup=setup)) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        for _ in range(2):  # the second time it is compiled already
+            results = await asyncio.gather(
+                put(app.store, "a"), app.store.once(Key("", "p"), b"f", handle), return_exceptions=True
+            )
+            assert isinstance(results[0], Record)
+            assert isinstance(results[1], sqlite3.ProgrammingError)
+            assert "setup=" in str(results[1])
+        reply = (await app.store.once(Key("", "p"), b"f", goes_on)).reply
+        assert reply.decode() == "[[(2,)], [('wal',)], [(0,)], [(0,)], [(500,)]]"
+        assert app.effects() == ["a", "effect"]
+
+
+@pytest.mark.parametrize(
+    ("pragma", "rows"),
+    [
+        ("PRAGMA synchronous", 1),
+        ("PRAGMA foreign_keys", 1),
+        ("PRAGMA main.user_version", 1),
+        ("PRAGMA table_info(effects)", 2),
+        ("PRAGMA Table_XInfo = effects", 2),
+        ("PRAGMA table_list('effects')", 1),
+        ("PRAGMA main.index_list(effects)", 1),
+        ("PRAGMA index_info(sqlite_autoindex_effects_1)", 1),
+        ("PRAGMA index_xinfo(sqlite_autoindex_effects_1)", 2),
+        ("PRAGMA foreign_key_list(effects)", 0),
+        ("PRAGMA foreign_key_check(effects)", 0),
+        ("PRAGMA foreign_key_check", 0),
+        ("PRAGMA integrity_check(5)", 1),
+        ("PRAGMA quick_check('effects')", 1),
+        ("SELECT name FROM pragma_table_info('effects')", 2),
+        ("PRAGMA defer_foreign_keys = ON", 0),  # until the commit
+    ],
+)
+async def test_a_handler_may_use_pragmas_that_set_nothing_for_others(
+    store: SQLiteStore, app: App, pragma: str, rows: int
+) -> None:
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        return str(len(await transaction.execute(pragma))).encode()
+
+    for offset in ("a", "b"):
+        assert (await store.once(Key("", offset), b"f", handle)).reply == str(rows).encode()
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda db: setattr(db, "row_factory", lambda cursor, row: {"row": row}),
@@ -827,26 +915,24 @@ async def test_a_full_disk_gives_no_acknowledgement(tmp_path: Path, caplog: pyte
         assert await one.call("store", "a", "a-0") == 1
 
 
-async def test_a_database_that_may_not_grow_gives_no_acknowledgement(store: SQLiteStore, app: App) -> None:
-    async def limit(pages: int) -> None:
-        async def handle(transaction: SQLiteTransaction) -> bytes:
-            await transaction.execute(f"PRAGMA max_page_count = {pages}")
-            return b""
-
-        await store.once(Key("", f"limit {pages}"), b"f", handle)
-
-    await limit(30)
-    results = await asyncio.gather(
-        put(store, "a"), put(store, "b" * 500_000, "large"), put(store, "c"), return_exceptions=True
-    )
-    assert "full" in str(results[1])
-    # SQLite decides whether that costs the statement or the group: what is acknowledged is there, and nothing else is.
-    kept = [text for text, result in zip("abc", results, strict=True) if isinstance(result, Record)]
-    assert app.effects() == kept
-    assert app.records() == ["limit 30", *(f"o-{text}" for text in kept)]
-    await limit(1_000_000)
-    assert (await put(store, "b" * 500_000, "large")).new
-    assert {len(text) for text in app.effects()} >= {500_000}
+async def test_a_database_that_may_not_grow_gives_no_acknowledgement(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with App(path, SQLiteStore(path, setup=lambda db: db.execute("PRAGMA max_page_count = 30"))) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        results = await asyncio.gather(
+            put(app.store, "a"), put(app.store, "b" * 500_000, "large"), put(app.store, "c"), return_exceptions=True
+        )
+        assert "full" in str(results[1])
+        # SQLite decides whether that costs the statement or the group: what is acknowledged is there, and nothing else.
+        kept = [text for text, result in zip("abc", results, strict=True) if isinstance(result, Record)]
+        assert app.effects() == kept
+        assert app.records() == [f"o-{text}" for text in kept]
+    async with App(path) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        assert (await put(app.store, "b" * 500_000, "large")).new
+        assert app.effects() == [*kept, "b" * 500_000]
 
 
 async def test_a_record_that_cannot_be_written_fails_alone(store: SQLiteStore, app: App) -> None:
