@@ -51,7 +51,7 @@ class Plain:
         return [row for _, row in self.rows]
 
     async def connect(self, url: str, auth: Any = None, transports: str = "websocket") -> Self:
-        await self.sio.connect(url, auth=auth, transports=[transports], wait_timeout=PATIENCE)
+        await self.sio.connect(url, auth=auth, transports=transports.split(), wait_timeout=PATIENCE)
         return self
 
     async def until(self, enough: Callable[[], bool]) -> None:

@@ -26,7 +26,7 @@ from reliable_emit.server.inbox.store import Ending
 from support import PATIENCE, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from reliable_emit.server import SQLiteTransaction
@@ -517,6 +517,8 @@ async def test_a_rollback_by_the_database_itself_acknowledges_nothing_of_the_gro
         lambda db: db.cursor().executemany("INSERT INTO effects (text) VALUES (?)", [("after",)]),
         lambda db: db.executescript("INSERT INTO effects (text) VALUES ('after')"),
         lambda db: db.execute("CREATE TABLE other (id)"),
+        lambda db: db.cursor(type("Derived", (type(db.cursor()),), {})).execute("CREATE TABLE other (id)"),
+        lambda db: db.blobopen("pictures", "data", 1).write(b"D"),
     ],
 )
 @pytest.mark.parametrize("compiled", [False, True])
@@ -524,6 +526,8 @@ async def test_nothing_is_done_after_a_rollback_by_the_database_itself(
     store: SQLiteStore, app: App, after: Any, compiled: bool
 ) -> None:
     await put(store, "before")
+    with contextlib.closing(sqlite3.connect(app.path)) as db:
+        db.executescript("CREATE TABLE pictures (data); INSERT INTO pictures VALUES ('data')")
 
     async def prepare(transaction: SQLiteTransaction) -> bytes:
         await transaction.run(lambda db: [after(db)].clear())  # not the cursor itself
@@ -546,7 +550,64 @@ async def test_nothing_is_done_after_a_rollback_by_the_database_itself(
             await store.once(Key("", "a"), b"f", handle)
     assert app.effects() == ["before"]
     assert app.read("SELECT name FROM sqlite_master WHERE name = 'other'") == []
+    assert app.read("SELECT data FROM pictures") == ["data"]
     assert app.records() == ["o-before"]
+
+
+async def test_nothing_is_done_after_a_rollback_in_the_middle_of_executemany(store: SQLiteStore, app: App) -> None:
+    await put(store, "before")
+
+    def goes_on(db: sqlite3.Connection) -> None:
+        def rows() -> Iterator[tuple[str]]:
+            yield ("one",)
+            with contextlib.suppress(sqlite3.IntegrityError):
+                db.execute("INSERT OR ROLLBACK INTO effects (text) VALUES ('before')")
+            yield ("after",)
+
+        db.executemany("INSERT INTO effects (text) VALUES (?)", rows())
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(goes_on)
+        return b""
+
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="was rolled back"):
+            await store.once(Key("", "a"), b"f", handle)
+    assert app.effects() == ["before"]
+
+
+async def test_executemany_takes_whatever_sqlite3_takes(store: SQLiteStore, app: App) -> None:
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        def function(db: sqlite3.Connection) -> None:
+            insert = "INSERT INTO effects (text) VALUES (?)"
+            db.executemany(insert, (["generator"] for _ in range(1)))
+            db.executemany(insert, [("list",)])
+            db.executemany(insert, {("set",)})
+            db.executemany("INSERT INTO effects (text) VALUES (:text)", iter([{"text": "iterator"}]))
+            with pytest.raises(TypeError, match="'int' object is not iterable"):
+                db.executemany(insert, 1)  # type: ignore[arg-type]
+            with pytest.raises(ZeroDivisionError):
+                db.executemany(insert, (1 // 0 for _ in range(1)))  # type: ignore[misc]
+
+        await transaction.run(function)
+        return b""
+
+    assert (await store.once(Key("", "a"), b"f", handle)).new
+    assert app.effects() == ["generator", "list", "set", "iterator"]
+
+
+async def test_a_cursor_that_would_not_be_guarded_is_refused(store: SQLiteStore, app: App) -> None:
+    class Own(sqlite3.Cursor):
+        pass
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await insert(transaction, "effect")
+        await transaction.run(lambda db: db.cursor(Own).execute("SELECT 1").close())
+        return b""
+
+    with pytest.raises(TypeError, match="row_factory"):
+        await store.once(Key("", "a"), b"f", handle)
+    assert app.effects() == []
 
 
 async def test_a_message_that_fails_its_group_does_so_once(
@@ -631,6 +692,179 @@ async def test_a_cursor_is_no_result(store: SQLiteStore, app: App) -> None:
     assert [isinstance(result, Record) for result in results] == [True, False, True]
     assert "return its rows" in str(results[1])
     assert app.effects() == ["a", "b"]
+
+
+def half_read(sql: str) -> Callable[[sqlite3.Connection], sqlite3.Cursor]:
+    """Return what executes a statement and reads one of its rows."""
+
+    def read(db: sqlite3.Connection) -> sqlite3.Cursor:
+        cursor = db.execute(sql)
+        assert cursor.fetchone() is not None
+        return cursor
+
+    return read
+
+
+def blob(db: sqlite3.Connection) -> sqlite3.Blob:
+    db.execute("CREATE TABLE pictures (data)")
+    db.execute("INSERT INTO pictures VALUES ('data')")
+    opened = db.blobopen("pictures", "data", 1)
+    opened.write(b"D")
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("open_one", "use"),
+    [
+        (half_read("SELECT id FROM effects"), lambda cursor: cursor.fetchone()),
+        (half_read("INSERT INTO effects (text) VALUES ('x'), ('y') RETURNING id"), lambda cursor: cursor.fetchone()),
+        (half_read("UPDATE effects SET text = text RETURNING id"), lambda cursor: cursor.execute("SELECT 1")),
+        (lambda db: db.cursor().execute("DELETE FROM effects WHERE id = 1 RETURNING id"), list),
+        (blob, lambda blob: blob.read()),
+    ],
+)
+@pytest.mark.parametrize("how", ["returns", "raises", "raises Reject"])
+async def test_a_statement_that_a_handler_keeps_open_holds_up_nobody(
+    store: SQLiteStore, app: App, open_one: Any, use: Any, how: str
+) -> None:
+    kept: list[Any] = []
+    for text in ("a", "b", "c"):
+        await put(store, text)
+
+    def keep(db: sqlite3.Connection) -> None:
+        kept.append(open_one(db))
+        if how == "raises":
+            raise ValueError("on purpose")
+        if how == "raises Reject":
+            raise TakeBack(b"no")
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(keep)
+        return b""
+
+    results = await asyncio.gather(
+        put(store, "d"), store.once(Key("", "keeps"), b"f", handle), put(store, "e"), return_exceptions=True
+    )
+    assert [isinstance(result, Record) for result in results] == [True, how != "raises", True]
+    with contextlib.closing(sqlite3.connect(app.path)) as db:
+        db.execute("INSERT INTO effects (text) VALUES ('theirs')")
+        db.commit()
+        # Nobody reads an older state of the file any more, so that the log can begin again.
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert (await put(store, "f")).new
+    assert {"d", "e", "f", "theirs"} <= set(app.effects())
+
+    async def late(transaction: SQLiteTransaction) -> bytes:
+        await transaction.run(lambda _: use(kept[0]))
+        return b""
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        await store.once(Key("", "late"), b"f", late)
+
+
+async def test_cursors_that_nobody_keeps_are_not_kept(store: SQLiteStore) -> None:
+    # Each closes when it is dropped, as ever, so that a function may go on and change what it was reading.
+    def many(db: sqlite3.Connection) -> int:
+        alive = weakref.WeakSet[sqlite3.Cursor]()
+        for _ in range(1_000):
+            alive.add(db.execute("SELECT 1 UNION SELECT 2"))
+        db.execute("CREATE TABLE other AS SELECT 1 AS id UNION SELECT 2")
+        assert db.execute("SELECT id FROM other").fetchone() == (1,)
+        db.execute("DROP TABLE other")  # it would be locked
+        return len(alive)
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        return str(await transaction.run(many)).encode()
+
+    assert (await store.once(Key("", "a"), b"f", handle)).reply == b"0"
+
+
+@pytest.mark.parametrize(
+    "pragma",
+    [
+        "PRAGMA synchronous = OFF",
+        "PRAGMA synchronous = full",  # word for word as the store itself, and compiled by it
+        "PRAGMA main.Synchronous(0)",
+        "PRAGMA foreign_keys = OFF",  # of no effect in a transaction
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA query_only = 1",  # word for word as in setup
+        "PRAGMA case_sensitive_like = ''",
+        "EXPLAIN PRAGMA busy_timeout = -1",
+    ],
+)
+async def test_a_handler_sets_nothing_for_all_others(tmp_path: Path, pragma: str) -> None:
+    def setup(db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA query_only = 1")
+        db.execute("PRAGMA query_only = 0")
+
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        await insert(transaction, "effect")
+        await transaction.execute(pragma)
+        return b""
+
+    async def goes_on(transaction: SQLiteTransaction) -> bytes:
+        with pytest.raises(sqlite3.ProgrammingError, match="setup="):
+            await handle(transaction)
+
+        def twice(db: sqlite3.Connection) -> None:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                db.execute(pragma)
+            db.execute("INSERT INTO effects (text) VALUES ('effect')")
+
+        with pytest.raises(sqlite3.IntegrityError):  # told as it is
+            await transaction.run(twice)
+        return str(await settings(transaction)).encode()
+
+    async def settings(transaction: SQLiteTransaction) -> list[Any]:
+        return [
+            await transaction.execute(f"PRAGMA {name}")
+            for name in ("synchronous", "journal_mode", "foreign_keys", "query_only", "busy_timeout")
+        ]
+
+    async with App(tmp_path / "app.db", SQLiteStore(tmp_path / "app.db", setup=setup)) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        for _ in range(2):  # the second time it is compiled already
+            results = await asyncio.gather(
+                put(app.store, "a"), app.store.once(Key("", "p"), b"f", handle), return_exceptions=True
+            )
+            assert isinstance(results[0], Record)
+            assert isinstance(results[1], sqlite3.ProgrammingError)
+            assert "setup=" in str(results[1])
+        reply = (await app.store.once(Key("", "p"), b"f", goes_on)).reply
+        assert reply.decode() == "[[(2,)], [('wal',)], [(0,)], [(0,)], [(500,)]]"
+        assert app.effects() == ["a", "effect"]
+
+
+@pytest.mark.parametrize(
+    ("pragma", "rows"),
+    [
+        ("PRAGMA synchronous", 1),
+        ("PRAGMA foreign_keys", 1),
+        ("PRAGMA main.user_version", 1),
+        ("PRAGMA table_info(effects)", 2),
+        ("PRAGMA Table_XInfo = effects", 2),
+        ("PRAGMA table_list('effects')", 1),
+        ("PRAGMA main.index_list(effects)", 1),
+        ("PRAGMA index_info(sqlite_autoindex_effects_1)", 1),
+        ("PRAGMA index_xinfo(sqlite_autoindex_effects_1)", 2),
+        ("PRAGMA foreign_key_list(effects)", 0),
+        ("PRAGMA foreign_key_check(effects)", 0),
+        ("PRAGMA foreign_key_check", 0),
+        ("PRAGMA integrity_check(5)", 1),
+        ("PRAGMA quick_check('effects')", 1),
+        ("SELECT name FROM pragma_table_info('effects')", 2),
+        ("PRAGMA defer_foreign_keys = ON", 0),  # until the commit
+    ],
+)
+async def test_a_handler_may_use_pragmas_that_set_nothing_for_others(
+    store: SQLiteStore, app: App, pragma: str, rows: int
+) -> None:
+    async def handle(transaction: SQLiteTransaction) -> bytes:
+        return str(len(await transaction.execute(pragma))).encode()
+
+    for offset in ("a", "b"):
+        assert (await store.once(Key("", offset), b"f", handle)).reply == str(rows).encode()
 
 
 @pytest.mark.parametrize(
@@ -814,26 +1048,24 @@ async def test_a_full_disk_gives_no_acknowledgement(tmp_path: Path, caplog: pyte
         assert await one.call("store", "a", "a-0") == 1
 
 
-async def test_a_database_that_may_not_grow_gives_no_acknowledgement(store: SQLiteStore, app: App) -> None:
-    async def limit(pages: int) -> None:
-        async def handle(transaction: SQLiteTransaction) -> bytes:
-            await transaction.execute(f"PRAGMA max_page_count = {pages}")
-            return b""
-
-        await store.once(Key("", f"limit {pages}"), b"f", handle)
-
-    await limit(30)
-    results = await asyncio.gather(
-        put(store, "a"), put(store, "b" * 500_000, "large"), put(store, "c"), return_exceptions=True
-    )
-    assert "full" in str(results[1])
-    # SQLite decides whether that costs the statement or the group: what is acknowledged is there, and nothing else is.
-    kept = [text for text, result in zip("abc", results, strict=True) if isinstance(result, Record)]
-    assert app.effects() == kept
-    assert app.records() == ["limit 30", *(f"o-{text}" for text in kept)]
-    await limit(1_000_000)
-    assert (await put(store, "b" * 500_000, "large")).new
-    assert {len(text) for text in app.effects()} >= {500_000}
+async def test_a_database_that_may_not_grow_gives_no_acknowledgement(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with App(path, SQLiteStore(path, setup=lambda db: db.execute("PRAGMA max_page_count = 30"))) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        results = await asyncio.gather(
+            put(app.store, "a"), put(app.store, "b" * 500_000, "large"), put(app.store, "c"), return_exceptions=True
+        )
+        assert "full" in str(results[1])
+        # SQLite decides whether that costs the statement or the group: what is acknowledged is there, and nothing else.
+        kept = [text for text, result in zip("abc", results, strict=True) if isinstance(result, Record)]
+        assert app.effects() == kept
+        assert app.records() == [f"o-{text}" for text in kept]
+    async with App(path) as app:
+        await app.inbox.open()
+        assert isinstance(app.store, SQLiteStore)
+        assert (await put(app.store, "b" * 500_000, "large")).new
+        assert app.effects() == [*kept, "b" * 500_000]
 
 
 async def test_a_record_that_cannot_be_written_fails_alone(store: SQLiteStore, app: App) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from reliable_emit.server import ReferenceServer
-from reliable_emit.server.burst import RowEncoder
+from reliable_emit.server.burst import Burst, RowEncoder
 from reliable_emit.server.database import INSERT, Database
 from server_support import PATIENCE, plain, refusal, store, until
 
@@ -149,6 +149,72 @@ async def test_a_request_left_open_by_an_upgrade_carries_the_rows_that_it_takes(
                 packets.append(await upgraded.receive_str(timeout=PATIENCE))
         assert packets == ['42["chat message","one",1]', '42["chat message","two",2]']
         await sender.has(2)
+
+
+async def test_python_socketio_has_no_request_open_that_a_burst_could_come_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its decoder would refuse one of more than 16 rows. It is a WebSocket before it joins, and rows come.
+    encoded: list[bool] = []
+    encode = Burst.encode
+
+    def watched(self: Burst, b64: bool = False) -> str | bytes:
+        encoded.append(b64)
+        return encode(self, b64)
+
+    monkeypatch.setattr(Burst, "encode", watched)
+    async with ReferenceServer(filled(tmp_path / "chat.db", 100)) as server:
+        over = asyncio.Event()
+
+        async def talk() -> int:
+            said = 0
+            while not over.is_set():
+                said += 1
+                await store(server, "new", f"a-{said}")
+            return said
+
+        talking = asyncio.create_task(talk())
+        for _ in range(5):
+            async with plain(server.url, transports="polling websocket") as reader:
+                await reader.has(150)
+                assert reader.sio.transport() == "websocket"
+                assert reader.ids == list(range(1, len(reader.ids) + 1))
+        over.set()
+        assert await talking > 0
+    assert set(encoded) == {False}
+
+
+async def test_an_upgrade_answers_the_open_request_before_there_are_bursts() -> None:
+    # As the JavaScript client upgrades: it polls all the time, and says "5" when the request has been answered.
+    async with ReferenceServer() as server, aiohttp.ClientSession() as session:
+        address = f"{server.url}/socket.io/?EIO=4&transport="
+        async with session.get(f"{address}polling") as response:
+            sid = json.loads((await response.text())[1:])["sid"]
+        await session.post(f"{address}polling&sid={sid}", data="40")
+        await session.get(f"{address}polling&sid={sid}")
+
+        async def poll() -> list[str]:
+            async with session.get(f"{address}polling&sid={sid}") as response:
+                return (await response.text()).split("\x1e")
+
+        open_one = asyncio.create_task(poll())
+        (socket,) = server.sio.eio.sockets.values()
+        await until(lambda: socket.queue._getters)
+        async with session.ws_connect(f"{address}websocket&sid={sid}") as upgraded:
+            stored = [asyncio.create_task(store(server, "", f"{number}-0")) for number in range(100)]
+            await upgraded.send_str("2probe")
+            assert await upgraded.receive_str() == "3probe"
+            packets = await asyncio.wait_for(open_one, PATIENCE)
+            assert not socket.upgraded
+            assert await poll() == ["6"]
+            await asyncio.gather(*stored)
+            await upgraded.send_str("5")
+            assert len(packets) <= 16
+            packets = [packet for packet in packets if packet != "6"]
+            while len(packets) < 100:
+                packet = await upgraded.receive_str(timeout=PATIENCE)
+                packets += [packet] if packet != "6" else []
+        assert packets == [f'42["chat message","",{number}]' for number in range(1, 101)]
 
 
 async def test_a_replay_waits_for_a_reader_that_is_slow_and_frees_the_one_that_froze(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Burst(EnginePacket):  # type: ignore[misc]  # engineio is untyped
 
         It may still do so when its WebSocket is there: a request that it has left open takes what is in the queue.
         """
+        # Those may be more than python-engineio decodes, but its client has no request open when it changes to a
+        # WebSocket. Others decode any number, and have one, which the change answers before there are bursts.
         if b64:
             return SEPARATOR.join(_packet(self._event, row) for row in self._rows)
         return self._frames

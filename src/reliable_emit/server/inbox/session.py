@@ -160,8 +160,7 @@ class Session:
         try:
             with self._db.guarded():
                 result = function(self._db)
-                if isinstance(result, sqlite3.Cursor):  # open, it would keep the whole group from being committed
-                    result.close()
+                if isinstance(result, sqlite3.Cursor):  # it is closed, like all that the function leaves open
                     raise TypeError("the function returned a cursor; return its rows: fetchall()")
                 return result
         finally:

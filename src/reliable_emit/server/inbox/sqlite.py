@@ -47,8 +47,8 @@ class SQLiteTransaction(Transaction):
         """Call a plain function with the ``sqlite3.Connection``, in the store's thread, and give what it returns.
 
         To be awaited or returned, as :meth:`execute`. For what that cannot do: several statements at once,
-        ``executemany``, ``lastrowid``. It must not begin or end a transaction, and not keep the connection. Savepoints
-        of its own are fine.
+        ``executemany``, ``lastrowid``. It must not begin or end a transaction, set a ``PRAGMA`` for all that come
+        after, nor keep the connection; its cursors are closed after it. Savepoints of its own are fine.
 
         Raises:
             Exception: What the function raised.
