@@ -14,7 +14,7 @@ import pytest
 import socketio
 from aiohttp import web
 
-from postgres_support import address, connected, database, need_postgres, url_of
+from postgres_support import LOST, address, connected, effects, name, needs_postgres, never, url_of
 from reliable_emit.server import Inbox, Key, PostgresStore, PostgresTransaction, Record, Reject, StoreError, TakeBack
 from reliable_emit.testing import FaultProxy
 from support import PATIENCE, within
@@ -22,20 +22,9 @@ from support import PATIENCE, within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+__all__ = ["name", "needs_postgres"]
+
 KEY = Key("ada", "o-1")
-LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What asyncpg raises when a connection is lost, depending on what it had heard of it by then."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needed() -> None:
-    need_postgres()
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    async with database() as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -55,18 +44,9 @@ async def store(name: str) -> AsyncIterator[PostgresStore]:
         yield made
 
 
-async def effects(name: str) -> list[str]:
-    async with connected(name) as connection:
-        return [row["text"] for row in await connection.fetch("SELECT text FROM effects ORDER BY id")]
-
-
 async def insert(transaction: PostgresTransaction, text: str = "effect") -> bytes:
     await transaction.execute("INSERT INTO effects (text) VALUES ($1)", text)
     return b"reply"
-
-
-async def never(_: PostgresTransaction) -> bytes:
-    raise AssertionError("it is recorded already")
 
 
 async def is_new(store: PostgresStore, key: Key = KEY) -> bool:
