@@ -57,23 +57,23 @@ def need_postgres() -> None:
     need("postgres", error is None, f"no PostgreSQL at RELIABLE_EMIT_POSTGRES ({error})")
 
 
-async def create(name: str) -> None:
-    """Make a database, with a table ``effects (id, text)``."""
+async def _execute(statement: str) -> None:
     connection = await asyncpg.connect(SERVER)
     try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
+        await connection.execute(statement)
     finally:
         await connection.close()
-    async with connected(name) as made:
-        await made.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
+
+
+async def create(name: str) -> None:
+    """Make a database, with a table ``effects (id, text)``."""
+    await _execute(f'CREATE DATABASE "{name}"')
+    async with connected(name) as connection:
+        await connection.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
 
 
 async def drop(name: str) -> None:
-    connection = await asyncpg.connect(SERVER)
-    try:
-        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    finally:
-        await connection.close()
+    await _execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @contextlib.asynccontextmanager

@@ -49,6 +49,19 @@ async def insert(transaction: PostgresTransaction, text: str = "effect") -> byte
     return b"reply"
 
 
+class Held:
+    """A handler that has its effect, and then waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.there, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, transaction: PostgresTransaction) -> bytes:
+        reply = await insert(transaction)
+        self.there.set()
+        await self.go_on.wait()
+        return reply
+
+
 async def is_new(store: PostgresStore, key: Key = KEY) -> bool:
     """Handle the message as its sender's repetition would be; return whether it was handled now."""
     return (await within(store.once(key, b"f", insert))).new
@@ -519,39 +532,25 @@ async def test_closing_does_not_wait_for_a_database_that_is_silent(name: str, in
 
 
 async def test_when_all_connections_are_in_use_messages_fail_in_time(name: str) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(transaction: PostgresTransaction) -> bytes:
-        await insert(transaction)
-        there.set()
-        await go_on.wait()
-        return b"reply"
-
+    slow = Held()
     async with opened(url_of(name), max_connections=1, timeout=0.3) as store:
         first = asyncio.ensure_future(store.once(Key("ada", "slow"), b"f", slow))
-        await within(there.wait())
+        await within(slow.there.wait())
         with pytest.raises(TimeoutError, match=r"no connection .* within 0\.3 s: all are in use by handlers"):
             await within(store.once(KEY, b"f", insert))
-        go_on.set()
+        slow.go_on.set()
         assert (await within(first)).new
         assert await is_new(store)
 
 
 async def test_a_repetition_waits_no_longer_than_it_may(name: str) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(transaction: PostgresTransaction) -> bytes:
-        await insert(transaction)
-        there.set()
-        await go_on.wait()
-        return b"reply"
-
+    slow = Held()
     async with opened(url_of(name)) as one, opened(url_of(name), timeout=0.3) as other:
         first = asyncio.ensure_future(one.once(KEY, b"f", slow))
-        await within(there.wait())
+        await within(slow.there.wait())
         with pytest.raises(asyncpg.QueryCanceledError):
             await within(other.once(KEY, b"f", never))
-        go_on.set()
+        slow.go_on.set()
         assert (await within(first)).new
         assert await within(other.once(KEY, b"f", never)) == Record(b"f", b"reply", new=False)
     assert await effects(name) == ["effect"]
