@@ -813,20 +813,26 @@ async def test_a_handler_that_ends_after_closing_is_not_recorded(tmp_path: Path)
 
 async def test_a_commit_that_hangs_does_not_hang_the_end(tmp_path: Path) -> None:
     program = """
-    import asyncio, sys, time
+    import asyncio, sys, threading, time
     from reliable_emit.server import Key, SQLiteStore
     from reliable_emit.server.inbox.session import Session
 
     async def main():
         store = SQLiteStore(sys.argv[1])
         await store.open()
-        Session._end = lambda *_: time.sleep(600)
+        hangs = threading.Event()
+
+        def hang(*_):
+            hangs.set()
+            time.sleep(600)
+
+        Session._end = hang
 
         async def handle(transaction):
             return b""
 
         task = asyncio.ensure_future(store.once(Key("", "a"), b"f", handle))
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(hangs.wait)
         await store.close()
         task.cancel()
 
