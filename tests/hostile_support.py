@@ -19,7 +19,7 @@ from hostile_server import EVENT, PASSWORD
 from reliable_emit import ReliableClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 PATIENCE = 120.0
 _PATH = "/socket.io/?EIO=4&transport="
@@ -168,6 +168,12 @@ class Raw:
         self.received.remove(text)
         return json.loads(text[len(start) - 1 :])
 
+    async def is_read(self) -> None:
+        """Wait until the server has read all that was said: it answers in order, also with a refusal."""
+        namespace = f"/nowhere-{self.count}"
+        await self.say(f"40{namespace},")
+        await self.until(lambda: self.ws.closed or any(text.startswith(f"44{namespace},") for text in self.received))
+
     async def closed(self) -> None:
         """Wait until the server has closed it."""
         assert self._reading is not None
@@ -231,8 +237,10 @@ class Ada:
         self._sio = socketio.AsyncClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
         self._client = ReliableClient(self._sio, client_offset=True, retries=None)
         self._reader = socketio.AsyncClient(reconnection=False)
-        self._reader.on(EVENT, lambda text, row: self.rows.append((text, row)))
+        self._reader.on(EVENT, self._read)
+        self._news = asyncio.Event()
         self.rows: list[tuple[str, int]] = []
+        self.mine: list[tuple[str, int]] = []
         self.sent: list[str] = []
         self.replies: list[int] = []
         self.slowest = 0.0
@@ -244,6 +252,7 @@ class Ada:
         await self._client.connect(self._server.url, auth=auth("ada"), transports=["websocket"])
         await self._reader.connect(self._server.url, auth=auth("ada"), transports=["websocket"])
         self._sending = asyncio.create_task(self._send())
+        self._sending.add_done_callback(lambda _: self._news.set())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -256,21 +265,25 @@ class Ada:
     def _count(self) -> None:
         self.connected += 1
 
+    def _read(self, text: str, row: int) -> None:
+        self.rows.append((text, row))
+        if text.startswith("ada "):
+            self.mine.append((text, row))
+        self._news.set()
+
     async def _send(self) -> None:
         while True:
             self.sent.append(f"ada {len(self.sent)}")
             started = time.monotonic()
             self.replies.append(await self._client.call(EVENT, self.sent[-1]))
+            self._news.set()
             self.slowest = max(self.slowest, time.monotonic() - started)
             await asyncio.sleep(0.02)
 
     async def is_well(self, *, within: float = 5.0) -> None:
         """What she sent has arrived, once, in order, and in time; also what she sends now."""
         enough = len(self.sent) + 3
-        async with asyncio.timeout(PATIENCE):
-            while len(self.replies) < enough or len(self.mine) < enough:
-                assert not self._sending.done(), self._sending
-                await asyncio.sleep(0.01)
+        await self._until(lambda: len(self.replies) >= enough and len(self.mine) >= enough)
         count = len(self.mine)
         assert [text for text, _ in self.mine] == [f"ada {number}" for number in range(count)]
         assert [row for _, row in self.mine] == self.replies[:count]
@@ -279,6 +292,13 @@ class Ada:
         assert self.slowest < within, f"a message took {self.slowest:.1f} seconds"
         assert self.connected == 1
 
-    @property
-    def mine(self) -> list[tuple[str, int]]:
-        return [(text, row) for text, row in self.rows if text.startswith("ada ")]
+    async def hears(self, count: int) -> None:
+        """Wait until so many messages of others have arrived."""
+        await self._until(lambda: len(self.rows) - len(self.mine) >= count)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not true():
+                assert not self._sending.done(), self._sending
+                self._news.clear()
+                await self._news.wait()

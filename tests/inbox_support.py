@@ -73,6 +73,23 @@ class App:
             self.calls.append(text)
             return await insert(transaction, text)
 
+    def holds(self, event: str) -> tuple[asyncio.Event, asyncio.Event]:
+        """As `stores`, but each message is kept waiting first.
+
+        Returns:
+            An event that tells that one has come, and one that lets them all go on.
+        """
+        there, go_on = asyncio.Event(), asyncio.Event()
+
+        @self.sio.on(event)
+        @self.inbox.receive
+        async def hold(sid: str, text: str, transaction: SQLiteTransaction) -> int:
+            there.set()
+            await go_on.wait()
+            return await insert(transaction, text)
+
+        return there, go_on
+
     def read(self, query: str) -> list[Any]:
         """What anybody else sees in the database: the first column."""
         with contextlib.closing(sqlite3.connect(self.path)) as db:

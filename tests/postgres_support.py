@@ -11,14 +11,19 @@ import urllib.parse
 from typing import TYPE_CHECKING
 
 import asyncpg
+import pytest
 
 from crash_support import need
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from reliable_emit.server import PostgresTransaction
+
 SERVER = os.environ.get("RELIABLE_EMIT_POSTGRES", "postgresql://root@127.0.0.1:5432/test")
 """The URL of a database whose user may make databases; the tests change nothing in it."""
+LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises when a connection is lost, depending on what it had heard of it by then."""
 
 
 def url_of(database: str, *, host: str | None = None) -> str:
@@ -52,30 +57,31 @@ def need_postgres() -> None:
     need("postgres", error is None, f"no PostgreSQL at RELIABLE_EMIT_POSTGRES ({error})")
 
 
-async def create(name: str) -> None:
+async def _execute(statement: str) -> None:
     connection = await asyncpg.connect(SERVER)
     try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
+        await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def create(name: str) -> None:
+    """Make a database, with a table ``effects (id, text)``."""
+    await _execute(f'CREATE DATABASE "{name}"')
+    async with connected(name) as connection:
+        await connection.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
 
 
 async def drop(name: str) -> None:
-    connection = await asyncpg.connect(SERVER)
-    try:
-        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    finally:
-        await connection.close()
+    await _execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 @contextlib.asynccontextmanager
 async def database() -> AsyncIterator[str]:
-    """A new database, with a table ``effects (id, text)``; its name."""
+    """A new database, as `create` makes it; its name."""
     name = f"reliable_emit_{secrets.token_hex(6)}"
-    await create(name)
     try:
-        async with connected(name) as connection:
-            await connection.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
+        await create(name)
         yield name
     finally:
         await drop(name)
@@ -88,3 +94,25 @@ async def connected(name: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@pytest.fixture(scope="module")
+def needs_postgres() -> None:
+    need_postgres()
+
+
+@pytest.fixture
+async def name(needs_postgres: None) -> AsyncIterator[str]:
+    """A new database; its name."""
+    async with database() as made:
+        yield made
+
+
+async def effects(name: str) -> list[str]:
+    async with connected(name) as connection:
+        return [row["text"] for row in await connection.fetch("SELECT text FROM effects ORDER BY id")]
+
+
+async def never(_: PostgresTransaction) -> bytes:
+    """A handler of a message that has been handled."""
+    raise AssertionError("it is recorded already")

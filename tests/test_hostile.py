@@ -136,7 +136,7 @@ async def test_a_flood_that_waits_for_nothing(server: Victim) -> None:
         with bounded(server):
             for number in range(MANY):
                 await raw.say(message(number))
-            await raw.ask([EVENT, "the end", "end-0"], MANY + 1) if server.patient else await asyncio.sleep(1)
+            await raw.ask([EVENT, "the end", "end-0"], MANY + 1) if server.patient else await raw.is_read()
             await ada.is_well()
         print(f"slowest {ada.slowest:.2f} s, acknowledged {raw.acknowledged} of {MANY}")
 
@@ -161,7 +161,7 @@ async def test_who_floods_with_large_texts_and_reads_nothing(reference: Victim) 
         raws = [await attacker.joined() for _ in range(4)]
         with bounded(reference, 150):
             floods = [asyncio.create_task(flood(raw, text)) for raw in raws]
-            await asyncio.sleep(5)
+            await ada.hears(4 * 100)  # so many answers wait for each of them: nothing more is read from any
             await ada.is_well()
         assert await reference.stop() < 4  # in the middle of it
         for task in floods:

@@ -314,23 +314,16 @@ async def test_the_event_counts_and_not_where_the_program_has_its_handler(tmp_pa
 
 
 async def test_another_message_is_refused_also_while_the_first_is_being_handled(app: App) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    @app.sio.event
-    @app.inbox.receive
-    async def slow(sid: str, text: str, transaction: SQLiteTransaction) -> str:
-        there.set()
-        await go_on.wait()
-        return text
-
+    there, go_on = app.holds("slow")
     async with client(app) as one, client(app) as other:
         first = asyncio.ensure_future(one.call("slow", "a", "a-0"))
         await within(there.wait())
         second = asyncio.ensure_future(other.call("slow", "b", "a-0"))
         await waits(app, 2)
         go_on.set()
-        assert await first == "a"
+        assert await first == 1
         assert "belongs to another message" in refused(await second)
+    assert app.effects() == ["a"]
 
 
 async def test_a_handler_can_reject_for_good(app: App) -> None:
@@ -990,15 +983,7 @@ async def test_after_closing_nothing_is_acknowledged(app: App) -> None:
 
 
 async def test_closing_lets_handlers_end(app: App) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    @app.sio.event
-    @app.inbox.receive
-    async def slow(sid: str, text: str, transaction: SQLiteTransaction) -> int:
-        there.set()
-        await go_on.wait()
-        return await insert(transaction, text)
-
+    there, go_on = app.holds("slow")
     async with client(app) as one:
         call = asyncio.ensure_future(one.call("slow", "a", "a-0"))
         await within(there.wait())
@@ -1026,15 +1011,7 @@ async def test_a_handler_may_close_the_inbox(app: App) -> None:
 
 async def test_closing_waits_for_calls_and_not_for_the_task_that_reads_the_connection(tmp_path: Path) -> None:
     async with App(tmp_path / "app.db", server={"async_handlers": False}) as app:
-        there, go_on = asyncio.Event(), asyncio.Event()
-
-        @app.sio.event
-        @app.inbox.receive
-        async def slow(sid: str, text: str, transaction: SQLiteTransaction) -> int:
-            there.set()
-            await go_on.wait()
-            return await insert(transaction, text)
-
+        there, go_on = app.holds("slow")
         async with client(app) as one:
             call = asyncio.ensure_future(one.call("slow", "a", "a-0"))
             await within(there.wait())

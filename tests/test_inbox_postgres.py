@@ -14,7 +14,7 @@ import pytest
 import socketio
 from aiohttp import web
 
-from postgres_support import address, connected, database, need_postgres, url_of
+from postgres_support import LOST, address, connected, effects, name, needs_postgres, never, url_of
 from reliable_emit.server import Inbox, Key, PostgresStore, PostgresTransaction, Record, Reject, StoreError, TakeBack
 from reliable_emit.testing import FaultProxy
 from support import PATIENCE, within
@@ -22,20 +22,9 @@ from support import PATIENCE, within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+__all__ = ["name", "needs_postgres"]
+
 KEY = Key("ada", "o-1")
-LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What asyncpg raises when a connection is lost, depending on what it had heard of it by then."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needed() -> None:
-    need_postgres()
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    async with database() as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -55,18 +44,22 @@ async def store(name: str) -> AsyncIterator[PostgresStore]:
         yield made
 
 
-async def effects(name: str) -> list[str]:
-    async with connected(name) as connection:
-        return [row["text"] for row in await connection.fetch("SELECT text FROM effects ORDER BY id")]
-
-
 async def insert(transaction: PostgresTransaction, text: str = "effect") -> bytes:
     await transaction.execute("INSERT INTO effects (text) VALUES ($1)", text)
     return b"reply"
 
 
-async def never(_: PostgresTransaction) -> bytes:
-    raise AssertionError("it is recorded already")
+class Held:
+    """A handler that has its effect, and then waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.there, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, transaction: PostgresTransaction) -> bytes:
+        reply = await insert(transaction)
+        self.there.set()
+        await self.go_on.wait()
+        return reply
 
 
 async def is_new(store: PostgresStore, key: Key = KEY) -> bool:
@@ -539,39 +532,25 @@ async def test_closing_does_not_wait_for_a_database_that_is_silent(name: str, in
 
 
 async def test_when_all_connections_are_in_use_messages_fail_in_time(name: str) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(transaction: PostgresTransaction) -> bytes:
-        await insert(transaction)
-        there.set()
-        await go_on.wait()
-        return b"reply"
-
+    slow = Held()
     async with opened(url_of(name), max_connections=1, timeout=0.3) as store:
         first = asyncio.ensure_future(store.once(Key("ada", "slow"), b"f", slow))
-        await within(there.wait())
+        await within(slow.there.wait())
         with pytest.raises(TimeoutError, match=r"no connection .* within 0\.3 s: all are in use by handlers"):
             await within(store.once(KEY, b"f", insert))
-        go_on.set()
+        slow.go_on.set()
         assert (await within(first)).new
         assert await is_new(store)
 
 
 async def test_a_repetition_waits_no_longer_than_it_may(name: str) -> None:
-    there, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(transaction: PostgresTransaction) -> bytes:
-        await insert(transaction)
-        there.set()
-        await go_on.wait()
-        return b"reply"
-
+    slow = Held()
     async with opened(url_of(name)) as one, opened(url_of(name), timeout=0.3) as other:
         first = asyncio.ensure_future(one.once(KEY, b"f", slow))
-        await within(there.wait())
+        await within(slow.there.wait())
         with pytest.raises(asyncpg.QueryCanceledError):
             await within(other.once(KEY, b"f", never))
-        go_on.set()
+        slow.go_on.set()
         assert (await within(first)).new
         assert await within(other.once(KEY, b"f", never)) == Record(b"f", b"reply", new=False)
     assert await effects(name) == ["effect"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from postgres_support import connected, create, drop, need_postgres, url_of
+from postgres_support import create, drop, effects, need_postgres, url_of
 from reliable_emit.server import PostgresStore
 from reliable_emit.testing.inbox_contract import InboxContract
 
@@ -30,8 +30,6 @@ class TestPostgresStore(InboxContract):
 
     async def prepare(self, place: Path) -> None:
         await create(name_of(place))
-        async with connected(name_of(place)) as connection:
-            await connection.execute("CREATE TABLE effects (id bigserial PRIMARY KEY, text text NOT NULL)")
 
     async def clean(self, place: Path) -> None:
         await drop(name_of(place))
@@ -44,8 +42,7 @@ class TestPostgresStore(InboxContract):
         await transaction.execute("INSERT INTO effects (text) VALUES ($1)", text)
 
     async def effects(self, place: Path) -> list[str]:
-        async with connected(name_of(place)) as connection:
-            return [row["text"] for row in await connection.fetch("SELECT text FROM effects ORDER BY id")]
+        return await effects(name_of(place))
 
     def test_callbacks_are_called_in_the_order_of_the_commits(self) -> None:
         # Ids are in the order of the commits only if one transaction is over before the next one begins.

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
 from crash_support import Zygote, say
-from postgres_support import connected, database, need_postgres, url_of
+from postgres_support import effects, name, needs_postgres, never, url_of
 from reliable_emit.server import Key, PostgresStore, PostgresTransaction, Record
 from support import within
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+__all__ = ["name", "needs_postgres"]
 
 MESSAGES = 60
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needed() -> None:
-    need_postgres()
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    async with database() as made:
-        yield made
-
-
-async def never(_: PostgresTransaction) -> bytes:
-    raise AssertionError("it is recorded already")
 
 
 # What a node does, each in a process of its own.
@@ -92,9 +75,8 @@ async def test_a_message_that_comes_to_both_nodes_is_handled_by_one(name: str) -
     for line, other in zip(*replies, strict=True):
         assert {line.rpartition(" ")[0]} == {other.rpartition(" ")[0]}  # the same reply
         assert {line.rpartition(" ")[2], other.rpartition(" ")[2]} == {"True", "False"}  # of one handling
-    async with connected(name) as connection:
-        texts = [row["text"] for row in await connection.fetch("SELECT text FROM effects")]
-    assert sorted(texts) == sorted(line.removeprefix("reply ").partition(" new ")[0] for line in replies[0])
+    said = [line.removeprefix("reply ").partition(" new ")[0] for line in replies[0]]
+    assert sorted(await effects(name)) == sorted(said)
 
 
 @pytest.mark.parametrize("step", ["after the claim", "after the effect", "after the commit"])
@@ -117,7 +99,6 @@ async def test_what_a_killed_node_has_not_committed_another_one_handles(name: st
             winner = "killed" if step == "after the commit" else "repetition"
             assert await within(repetition) == Record(b"f", winner.encode(), new=winner == "repetition")
         assert await within(store.once(Key("ada", "o-1"), b"f", never)) == Record(b"f", winner.encode(), new=False)
-        async with connected(name) as connection:
-            assert await connection.fetch("SELECT text FROM effects") == [(winner,)]
+        assert await effects(name) == [winner]
     finally:
         await store.close()

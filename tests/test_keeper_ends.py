@@ -173,13 +173,11 @@ from reliable_emit import ReliableClient
 async def main(url):
     sio = socketio.AsyncClient(handle_sigint=False)
     client = ReliableClient(sio)
-    lost = asyncio.Event()
-    client.on("disconnected", lambda reason: lost.set())
     await client.connect(url, transports="websocket")
     print("connected", flush=True)
     if sys.argv[2] == "reconnecting":
-        await lost.wait()
-        await asyncio.sleep(0.1)
+        while client.state.next_in is None:
+            await asyncio.sleep(0.01)
     print("leaving", flush=True)
     return sio, client
 

@@ -23,14 +23,14 @@ from cli_support import fast_dir
 from kill_server import AFTER_COMMIT, BEFORE_COMMIT, POSTGRES_STEPS, SQLITE_STEPS
 from kill_support import Balancer, Chat, Node, Row, came, chat, died, one_node, repeated, two_nodes
 from node_support import need_client
-from postgres_support import connected, database, need_postgres, url_of
+from postgres_support import connected, name, needs_postgres, url_of
 from server_support import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["fast_dir"]
+__all__ = ["fast_dir", "name", "needs_postgres"]
 
 KILLS = int(os.environ.get("RELIABLE_EMIT_KILLS", "40"))
 LONGEST = 0.3
@@ -45,15 +45,8 @@ def _needed() -> None:
 
 
 @pytest.fixture(scope="module")
-def _several() -> None:
-    need_postgres()
+def _redis() -> None:
     redis_support.need_redis()
-
-
-@pytest.fixture
-async def name(_several: None) -> AsyncIterator[str]:
-    async with database() as made:
-        yield made
 
 
 def in_file(path: Path) -> list[Row]:
@@ -110,6 +103,7 @@ async def test_killed_at_every_step_on_sqlite(fast_dir: Path) -> None:
         assert node.replayed > 0
 
 
+@pytest.mark.usefixtures("_redis")
 async def test_killed_at_every_step_on_postgres_with_two_nodes(name: str) -> None:
     started = time.monotonic()
     async with (
@@ -195,6 +189,7 @@ async def test_killed_at_random_moments_on_sqlite(fast_dir: Path) -> None:
         check_kills([node], four, stored)
 
 
+@pytest.mark.usefixtures("_redis")
 async def test_killed_at_random_moments_on_postgres_with_two_nodes(name: str) -> None:
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")

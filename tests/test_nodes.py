@@ -9,11 +9,10 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import pytest
 
 import redis_support
-from postgres_support import connected, database, need_postgres, url_of
+from postgres_support import LOST, connected, name, needs_postgres, url_of
 from reliable_emit.server import Key, PostgresTransaction, ReferenceServer
 from reliable_emit.server.postgres_history import PostgresHistory
 from reliable_emit.testing import FaultProxy
@@ -23,20 +22,11 @@ from support import within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+__all__ = ["name", "needs_postgres"]
+
 MESSAGES = 60
 SOON = 2.0
 """Seconds within which a reader gets what nobody has told its node of: twice the time between two looks."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needed() -> None:
-    need_postgres()
-
-
-@pytest.fixture
-async def name() -> AsyncIterator[str]:
-    async with database() as made:
-        yield made
 
 
 # The order of the ids.
@@ -97,8 +87,7 @@ async def test_a_node_that_fails_between_insert_and_commit_holds_up_nobody(name:
                     "WHERE datname = current_database() AND locktype = 'advisory' AND pid <> pg_backend_pid()"
                 )
 
-        lost = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-        with pytest.raises(lost):
+        with pytest.raises(LOST):
             await store(one, "first", lose_the_connection)
         assert await within(store(other, "second")) > 1
         assert [row.text for row in await other.after(0, rows=10, characters=1000)] == ["second"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from crash_support import Zygote, say
-from postgres_support import database, need_postgres, url_of
+from postgres_support import database, name, needs_postgres, url_of
 from redis_support import URL, address, need_redis, url_at
 from reliable_emit.server import ReferenceServer
 from reliable_emit.testing import FaultProxy
@@ -24,14 +24,12 @@ if TYPE_CHECKING:
     from reliable_emit.server.inbox.postgres import PostgresTransaction
 
 
+__all__ = ["name", "needs_postgres"]
+
+
 @pytest.fixture
 def _redis() -> None:
     need_redis()
-
-
-@pytest.fixture
-def _postgres() -> None:
-    need_postgres()
 
 
 async def stopped_after_its_insert(url: str) -> None:
@@ -53,10 +51,8 @@ async def stopped_after_its_insert(url: str) -> None:
         say(f"stored as {await store(server, 'of the stopped node', 'a-0')}")
 
 
-@pytest.mark.usefixtures("_postgres")
-async def test_a_node_that_is_stopped_holds_up_the_others_for_seconds_only() -> None:
+async def test_a_node_that_is_stopped_holds_up_the_others_for_seconds_only(name: str) -> None:
     async with (
-        database() as name,
         Zygote(__name__) as zygote,
         ReferenceServer(url_of(name)) as server,
         zygote.life(stopped_after_its_insert, url=url_of(name)) as node,
@@ -91,9 +87,9 @@ async def test_a_reader_that_polls_needs_no_redis_for_what_its_own_node_sends_it
         assert polls.ids == list(range(1, 32))
 
 
-@pytest.mark.usefixtures("_redis", "_postgres")
-async def test_nodes_of_one_chat_hear_each_other_and_no_other_chat() -> None:
-    async with database() as name, database() as other_name:
+@pytest.mark.usefixtures("_redis")
+async def test_nodes_of_one_chat_hear_each_other_and_no_other_chat(name: str) -> None:
+    async with database() as other_name:
         names = [name, name, other_name, other_name]
         servers = [ReferenceServer(url_of(one), message_queue=URL) for one in names]
         servers += [ReferenceServer(message_queue=URL)]

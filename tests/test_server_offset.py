@@ -331,7 +331,7 @@ async def test_what_is_remembered_of_old_events_is_bounded() -> None:
     for number in range(1, 5_001):
         await handler(number)
     assert calls == list(range(1, 5_001))
-    assert len(seen._known) == 1_000
+    assert len(seen._numbers) == 1_000
     assert len(seen._line._unhandled) == 0
 
 

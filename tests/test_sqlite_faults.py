@@ -21,6 +21,7 @@ import pytest
 
 from reliable_emit import OutboxCorrupt, OutboxUnavailable, ReliableClient, ReliableEmitError, SQLiteOutbox
 from reliable_emit.delivery import DeadLetter
+from reliable_emit.outbox.sqlite import schema as schema_module
 from reliable_emit.outbox.sqlite import store as store_module
 from sqlite_support import offline, query, rig, sio, store, written
 from support import Server, within
@@ -234,7 +235,7 @@ async def test_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     async with offline(path) as client:
         await client.emit("e", 1)
-    newer = len(store_module.SCHEMA) + 1
+    newer = len(schema_module.SCHEMA) + 1
     query(path, f"PRAGMA user_version = {newer}")
     before = path.read_bytes()
     await refused(path, OutboxUnavailable, f"a newer reliable-emit has written it .schema {newer}, this one knows")
@@ -245,11 +246,15 @@ async def test_an_older_version_is_brought_up_to_date(tmp_path: Path, monkeypatc
     path = tmp_path / "outbox.db"
     async with offline(path) as client:
         await client.emit("e", 1)
-    version = len(store_module.SCHEMA)
-    newer = [*store_module.SCHEMA, "CREATE TABLE extra (x); INSERT INTO extra VALUES (7)", "UPDATE extra SET x = x + 1"]
+    version = len(schema_module.SCHEMA)
+    newer = [
+        *schema_module.SCHEMA,
+        "CREATE TABLE extra (x); INSERT INTO extra VALUES (7)",
+        "UPDATE extra SET x = x + 1",
+    ]
     broken = [*newer, "UPDATE extra SET x = 100; UPDATE missing SET x = 1"]
     for schema in (broken, newer, newer):
-        monkeypatch.setattr(store_module, "SCHEMA", schema)
+        monkeypatch.setattr(schema_module, "SCHEMA", schema)
         if schema is broken:
             await refused(path, OutboxCorrupt, "no such table: missing")
             assert query(path, "PRAGMA user_version") == [(version,)], "half of it was done"

@@ -54,6 +54,18 @@ async def page(
         assert tab.complaints == []
 
 
+@contextlib.asynccontextmanager
+async def behind_a_proxy(browser: Browser) -> AsyncIterator[tuple[ReferenceServer, FaultProxy, Tab]]:
+    """A server, and a tab that is connected to it by way of a proxy."""
+    async with (
+        ReferenceServer(client_script=CLIENT_SCRIPT) as server,
+        FaultProxy("127.0.0.1", server.port) as proxy,
+        page(browser, proxy.url) as tab,
+    ):
+        await is_in(tab, "connected")
+        yield server, proxy, tab
+
+
 async def is_in(tab: Tab, state: str) -> None:
     await tab.until(f"document.getElementById('status').dataset.state === {json.dumps(state)}")
 
@@ -112,12 +124,7 @@ async def test_two_tabs_and_a_sender_in_python_over_the_death_of_the_server(brow
 
 
 async def test_what_waits_survives_reloads_and_is_sent_in_order_under_the_same_offsets(browser: Browser) -> None:
-    async with (
-        ReferenceServer(client_script=CLIENT_SCRIPT) as server,
-        FaultProxy("127.0.0.1", server.port) as proxy,
-        page(browser, proxy.url) as tab,
-    ):
-        await is_in(tab, "connected")
+    async with behind_a_proxy(browser) as (server, proxy, tab):
         await tab.write("zero")
         await shows(tab, 1)
         # The server stores the next one, and the page does not hear of it.
@@ -250,12 +257,7 @@ async def test_the_button_disconnects_and_stays_so_and_a_kick_does_not(browser: 
 
 
 async def test_a_link_that_flaps_loses_nothing_and_repeats_nothing(browser: Browser) -> None:
-    async with (
-        ReferenceServer(client_script=CLIENT_SCRIPT) as server,
-        FaultProxy("127.0.0.1", server.port) as proxy,
-        page(browser, proxy.url) as tab,
-    ):
-        await is_in(tab, "connected")
+    async with behind_a_proxy(browser) as (server, proxy, tab):
         texts = [f"message {number}" for number in range(20)]
         for text in texts[:10]:
             await tab.write(text)
@@ -352,12 +354,7 @@ async def test_without_the_client_script_the_page_says_so_and_how_to_get_it(brow
 
 
 async def test_a_duplicated_tab_sends_what_waits_no_second_time(browser: Browser) -> None:
-    async with (
-        ReferenceServer(client_script=CLIENT_SCRIPT) as server,
-        FaultProxy("127.0.0.1", server.port) as proxy,
-        page(browser, proxy.url) as tab,
-    ):
-        await is_in(tab, "connected")
+    async with behind_a_proxy(browser) as (server, proxy, tab):
         await tab.click("#toggle")
         await tab.write("mine")
         copied = await tab.value("JSON.stringify({...sessionStorage})")

@@ -14,7 +14,7 @@ import engineio.packet
 from reliable_emit.delivery import Frames
 from reliable_emit.link.codec import codec_for
 from reliable_emit.link.options import ConnectOptions
-from reliable_emit.link.pulse import Probe
+from reliable_emit.link.silence import Silence
 from reliable_emit.link.tap import Tap
 from reliable_emit.state import ClientState, Phase
 
@@ -80,17 +80,10 @@ class Link:
         self._lost_id: str | None = None
         self._ack_ids: list[int] = []
         self._closed = False
-        self._probe: Probe | None = None
-        self._sent_at = 0.0
-        self._heard_at_send = 0
-        # Over polling: how much had arrived when the attempt was sent, and the one before it, of the same message.
-        self._polled_at_send: int | None = None
-        self._unpolled: int | None = None
-        self._frames: Frames | None = None
-        self._recycled_for: Frames | None = None
         self.progress = Progress()
         self._changed_at = time.monotonic()
         self._tap = Tap.attach(sio, self)
+        self._silence = Silence(self._tap.pulse)
 
     @property
     def is_up(self) -> bool:
@@ -188,7 +181,7 @@ class Link:
     def _down(self, reason: str) -> None:
         self._socket_id = None
         self._changed_at = time.monotonic()
-        self._probe = self._unpolled = None
+        self._silence.lost()
         self.progress.lost = reason
         self.forget()
         self._listener.link_down(reason)
@@ -220,9 +213,8 @@ class Link:
 
     def probe(self) -> None:
         """Ask the other end for a sign of life, unless that question is open still."""
-        pulse = self._tap.pulse
-        if self.is_up and (self._probe is None or pulse.is_answered(self._probe)):
-            self._probe = pulse.probe(self._sent_at, self._heard_at_send)
+        if self.is_up:
+            self._silence.probe()
 
     def recycle_if_silent(self) -> bool:
         """End a dead connection: if the open question was not answered for long enough.
@@ -230,18 +222,9 @@ class Link:
         Returns:
             Whether it was dead. Then it is lost, for all namespaces.
         """
-        pulse = self._tap.pulse
-        lasted = time.monotonic() - self._sent_at
-        sure, evidence = pulse.is_sure, None if self._probe is None else pulse.silence(self._probe, lasted)
-        if evidence is None and self._unpolled is not None and self._unpolled == pulse.polled:
-            # Requests are answered, but not the poll that would bring the acknowledgement.
-            sure, evidence = False, "no poll was answered during two attempts"
-        self._unpolled = self._polled_at_send
-        if evidence is None or (not sure and self._recycled_for is self._frames):
-            # Where a pong is not noticed, a slow handler looks dead too.
+        evidence = self._silence.judge()
+        if evidence is None:
             return False
-        self._recycled_for = self._frames
-        pulse.recycled()
         self._tap.recycle(evidence)
         return True
 
@@ -266,10 +249,7 @@ class Link:
             pulse.acknowledged()
             on_ack(reply)
 
-        if frames is not self._frames:
-            self._unpolled = None
-        self._frames, self._sent_at, self._heard_at_send = frames, time.monotonic(), pulse.heard
-        self._polled_at_send = pulse.polled
+        self._silence.sent(frames)
         ack_id = self.sio._generate_ack_id(self.namespace, acknowledged)  # noqa: SLF001 - the public way encodes again
         self._ack_ids.append(ack_id)
         self._put(self.codec.with_id(frames, ack_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import functools
 import inspect
 import logging
@@ -15,13 +14,12 @@ from typing import Any, NoReturn
 
 from reliable_emit import policy
 from reliable_emit.policy import Backoff
-from reliable_emit.server_offset.file import GREATEST, OffsetFile
+from reliable_emit.server_offset.complaints import Complaints
+from reliable_emit.server_offset.file import OffsetFile
 from reliable_emit.server_offset.line import Line, Place
+from reliable_emit.server_offset.numbers import Numbers, is_id
 
 _logger = logging.getLogger("reliable_emit")
-
-_REMEMBERED = 1_000
-"""How many numbers of events are known one by one. Below all of them, an event counts as one that was there before."""
 
 
 class ServerOffset:
@@ -85,7 +83,7 @@ class ServerOffset:
             raise TypeError(f"find is {find!r}; give a function of the handler's arguments that returns the id")
         if not isinstance(key, str) or not key:
             raise TypeError(f"key is {key!r}; give a str, such as 'serverOffset'")
-        if not _is_id(start):
+        if not is_id(start):
             raise ValueError(f"start is {start!r}; give the id of the last event that you have, or 0")
         if path is not None and start:
             raise ValueError("the offset begins with what the file has; give a path or a start, not both")
@@ -95,13 +93,9 @@ class ServerOffset:
             start = self._file.number
             self._finalizer = weakref.finalize(self, self._file.close)
         self._line = Line(retries, start)
-        # Numbers up to the floor were there before, and of those above it the ones that are remembered. The floor is
-        # what the server was told, and not the greatest number that it has sent since: an event that comes too late is
-        # better handed over out of order than lost.
-        self._floor = start or -1  # the server may begin to count at 0
-        self._known: collections.OrderedDict[int, None] = collections.OrderedDict()
-        self._greatest = self._told = start
-        self._complaints: set[str] = set()
+        self._complaints = Complaints()
+        anew = f"without the file {self._file.path}" if self._file else "with a new ServerOffset"
+        self._numbers = Numbers(start, self._complaints, key=key, anew=anew)
 
     def __repr__(self) -> str:
         where = "" if self._file is None else f" in {self._file.path}"
@@ -114,9 +108,7 @@ class ServerOffset:
 
     def auth(self) -> dict[str, Any]:
         """Return ``{"serverOffset": offset}``. Give the method itself to ``connect``, which asks it at each attempt."""
-        self._told = self.offset
-        self._floor = max(self._floor, self._told or -1)
-        self._complaints.discard("again")
+        self._numbers.tell(self.offset)
         return {self._key: self.offset}
 
     def auth_with(self, auth: Any) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
@@ -160,7 +152,7 @@ class ServerOffset:
             number = self._number(arguments)
             if number is None:
                 return await _call(handler, arguments)
-            if not self._is_new(number):
+            if number not in self._line.abandoned and not self._numbers.is_new(number):
                 return None
             return await self._in_turn(self._line.join(number), handler, arguments)
 
@@ -178,10 +170,10 @@ class ServerOffset:
         try:
             found = self._find(*arguments) if self._find else arguments[-1] if arguments else None
         except Exception:
-            self._complain("find", logging.ERROR, "find could not tell the id of an event", exc_info=True)
-        if _is_id(found):
+            self._complaints.say("find", logging.ERROR, "find could not tell the id of an event", exc_info=True)
+        if is_id(found):
             return int(found)
-        self._complain(
+        self._complaints.say(
             "none",
             logging.WARNING,
             "an event has no server offset (where the id should be, there is %s): it is handed over, and not tracked; "
@@ -189,38 +181,6 @@ class ServerOffset:
             "nothing" if found is None else f"a {type(found).__name__} that is none",
         )
         return None
-
-    def _is_new(self, number: int) -> bool:
-        if number in self._line.abandoned:
-            return True
-        if number < self._told:
-            self._complain(
-                "again",
-                logging.WARNING,
-                "the server has sent event %d, although it was told that the events up to %d are here. If it does not "
-                "look at %s, no harm is done: repetitions are dropped. But if its ids have begun anew, with another "
-                "database, its new events are taken for repetitions: then begin anew here too, %s",
-                number,
-                self._told,
-                self._key,
-                f"without the file {self._file.path}" if self._file else "with a new ServerOffset",
-            )
-        if number <= self._floor or number in self._known:
-            return False
-        if number < self._greatest:
-            self._complain(
-                "order",
-                logging.WARNING,
-                "event %d has come after event %d, and is handled after it: the server does not send in the order of "
-                "the ids. What it has not sent when the connection is lost may be missed; this is said once",
-                number,
-                self._greatest,
-            )
-        self._greatest = max(self._greatest, number)
-        self._known[number] = None
-        if len(self._known) > _REMEMBERED:
-            self._floor = max(self._floor, self._known.popitem(last=False)[0])
-        return True
 
     async def _in_turn(self, place: Place, handler: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         begun = False
@@ -280,7 +240,7 @@ class ServerOffset:
         try:
             self._file.save(self.offset)
         except OSError as error:
-            self._complain(
+            self._complaints.say(
                 "save",
                 logging.ERROR,
                 "the offset could not be saved in %s (%s); events go on being handled, and those since event %d will "
@@ -290,12 +250,7 @@ class ServerOffset:
                 self._file.number,
             )
         else:
-            self._complaints.discard("save")
-
-    def _complain(self, what: str, level: int, words: str, *about: Any, exc_info: bool = False) -> None:
-        if what not in self._complaints:
-            self._complaints.add(what)
-            _logger.log(level, words, *about, exc_info=exc_info)
+            self._complaints.over("save")
 
 
 async def _call(handler: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -311,10 +266,6 @@ def _is_cancelled() -> bool:
 
 def _raise(error: BaseException) -> NoReturn:
     raise error
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= GREATEST
 
 
 def _mapping(auth: Any) -> Mapping[str, Any]:

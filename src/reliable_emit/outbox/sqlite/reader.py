@@ -19,7 +19,7 @@ from reliable_emit.errors import OutboxCorrupt, OutboxUnavailable, ReliableEmitE
 from reliable_emit.outbox.sqlite import rows
 from reliable_emit.outbox.sqlite.files import ERRORS, explain, is_file
 from reliable_emit.outbox.sqlite.rows import Clock
-from reliable_emit.outbox.sqlite.store import APPLICATION_ID, SCHEMA
+from reliable_emit.outbox.sqlite.schema import APPLICATION_ID, SCHEMA
 
 _CHUNK = 256
 _BUSY = 1.0

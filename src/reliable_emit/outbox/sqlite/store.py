@@ -13,52 +13,13 @@ from typing import Literal, cast
 from reliable_emit.delivery import Message
 from reliable_emit.errors import OutboxCorrupt, OutboxLocked, OutboxUnavailable, ReliableEmitError
 from reliable_emit.locking import Lock, Taken
-from reliable_emit.outbox.sqlite import rows
+from reliable_emit.outbox.sqlite import rows, schema
 from reliable_emit.outbox.sqlite.files import ERRORS, explain, explain_os, file_size, identity, is_file
 from reliable_emit.outbox.sqlite.rows import Clock, Column, Row
+from reliable_emit.outbox.sqlite.schema import number
 from reliable_emit.outbox.sqlite.window import size as snapshot_size
 
 Synchronous = Literal["full", "normal"]
-
-APPLICATION_ID = 0x52456D4F  # "REmO", in the file's header: how an outbox is told from any other database
-SCHEMA = [
-    """
-    CREATE TABLE message (
-        sequence INTEGER PRIMARY KEY,
-        client_offset TEXT NOT NULL UNIQUE,
-        event TEXT NOT NULL,
-        frames BLOB NOT NULL,
-        ack_timeout REAL NOT NULL,
-        retries INTEGER,
-        accepted_at REAL NOT NULL,
-        expires_at REAL,
-        attempts INTEGER NOT NULL,
-        failures INTEGER NOT NULL,
-        losses INTEGER NOT NULL,
-        doubtful INTEGER NOT NULL -- whether it may have been sent once more than that says
-    );
-    CREATE TABLE dead_letter (
-        number INTEGER PRIMARY KEY,
-        client_offset TEXT NOT NULL UNIQUE,
-        event TEXT NOT NULL,
-        frames BLOB NOT NULL,
-        ack_timeout REAL NOT NULL,
-        retries INTEGER,
-        accepted_at REAL NOT NULL,
-        attempts INTEGER NOT NULL,
-        doubtful INTEGER NOT NULL,
-        reason TEXT NOT NULL,
-        detail TEXT NOT NULL,
-        died_at REAL NOT NULL
-    );
-    CREATE TABLE state (
-        closed INTEGER NOT NULL, -- whether the last owner said goodbye
-        doubtful_to INTEGER NOT NULL -- the messages up to this sequence may have been sent without a note of it
-    );
-    INSERT INTO state VALUES (1, 0);
-    """,
-]
-"""What makes each version of the schema out of the one before; the file's ``user_version`` says which ones it has."""
 
 _INSERT = (
     f"INSERT OR IGNORE INTO message ({rows.MESSAGE}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
@@ -67,7 +28,6 @@ _INSERT = (
 _BURY = f"INSERT OR REPLACE INTO dead_letter ({rows.LETTER}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _BUSY = 5.0
 """Seconds that a statement waits for the lock of a program that is no outbox, such as a person with a shell."""
-_WAL_LIMIT = 4_000_000
 _VACUUM_STEP = 256
 
 
@@ -117,8 +77,6 @@ class Store:
         self._path = path
         self._wal = Path(f"{os.path.realpath(path)}-wal")
         self._clock = clock
-        self._doubtful_to = 0
-        self._files: dict[str, tuple[int, int]] = {}
         is_file(path)  # or it raises: then there is nothing to lock
         try:
             self._lock = Lock(path)
@@ -145,8 +103,9 @@ class Store:
         except ERRORS as error:
             raise self._explain(error) from None
         try:
-            self._db = db
-            self._prepare(synchronous)
+            self._doubtful_to = schema.prepare(db, self._path)
+            db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._files = {name: identity(name) for name in (str(self._path), str(self._wal))}
         except ERRORS as error:
             db.close()
             raise self._explain(error) from None
@@ -155,59 +114,15 @@ class Store:
             raise
         return db
 
-    def _prepare(self, synchronous: Synchronous) -> None:
-        self._db.execute("PRAGMA synchronous = full")  # for the note that somebody was here
-        application, version, tables = (
-            self._number("PRAGMA application_id"),
-            self._number("PRAGMA user_version"),
-            self._number("SELECT count(*) FROM sqlite_master"),
-        )
-        if file_size(self._path) and not self._number("PRAGMA page_count"):
-            raise OutboxCorrupt(str(self._path), "it is cut short")  # to SQLite it is empty, and to be written over
-        if application != APPLICATION_ID and (application or version or tables):
-            raise OutboxCorrupt(str(self._path), "it is another program's database")
-        if version > len(SCHEMA):
-            raise OutboxUnavailable(
-                str(self._path),
-                f"a newer reliable-emit has written it (schema {version}, this one knows {len(SCHEMA)}); "
-                f"use that one, or another file",
-            )
-        if not tables:
-            self._db.execute("PRAGMA auto_vacuum = incremental")  # possible only before there is anything
-        (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise OutboxUnavailable(str(self._path), "its file system cannot have a write-ahead log; use a local disk")
-        self._db.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
-        # In one transaction: whoever is killed in here leaves the file as it was, never half prepared.
-        self._db.execute("BEGIN IMMEDIATE")
-        for number, script in enumerate(SCHEMA[version:], version + 1):
-            for statement in filter(str.strip, script.split(";")):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {number}")
-        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        match self._db.execute("SELECT closed, doubtful_to FROM state").fetchall():
-            case [(int(closed), int(doubtful_to))]:
-                self._doubtful_to = doubtful_to if closed else max(doubtful_to, self._last())
-            case _:  # damaged: then nobody knows how it ended
-                self._doubtful_to = self._last()
-        self._db.execute("DELETE FROM state")
-        self._db.execute("INSERT INTO state VALUES (0, ?)", (self._doubtful_to,))
-        self._db.execute("COMMIT")
-        self._db.execute(f"PRAGMA synchronous = {synchronous}")
-        self._files = {name: identity(name) for name in (str(self._path), str(self._wal))}
-
-    def _last(self) -> int:
-        return self._number("SELECT coalesce(max(sequence), 0) FROM message")
-
     def last(self) -> int:
         """Return the highest sequence there was, or one above it; raises as `load` does."""
         with self._explained():
-            return max(self._last(), self._doubtful_to)
+            return max(schema.last(self._db), self._doubtful_to)
 
     def count(self) -> int:
         """Return how many messages are pending; raises as `load` does."""
         with self._explained():
-            return self._number("SELECT count(*) FROM message")
+            return number(self._db, "SELECT count(*) FROM message")
 
     def load(self, after: int, messages: int, size: int) -> Loaded:
         """Read the pending messages behind a sequence: up to that many, and no further once there are `size` bytes.
@@ -274,7 +189,7 @@ class Store:
         return {
             sequence
             for sequence in (cast("int", row[0]) for row in batch.inserts)
-            if not self._number("SELECT EXISTS (SELECT 1 FROM message WHERE sequence = ?)", sequence)
+            if not number(self._db, "SELECT EXISTS (SELECT 1 FROM message WHERE sequence = ?)", sequence)
         }
 
     def _check_files(self) -> None:
@@ -291,7 +206,7 @@ class Store:
         """Do one small step of giving back space that is not used any more, and say whether there is more to do."""
         try:
             with self._waiting(0):  # messages would wait too: for as long as somebody reads, such as a backup
-                if self._number("PRAGMA freelist_count") > _VACUUM_STEP:
+                if number(self._db, "PRAGMA freelist_count") > _VACUUM_STEP:
                     self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_STEP})").fetchall()
                     return True
                 if file_size(self._wal):
@@ -322,10 +237,6 @@ class Store:
                 self._db.close()
         finally:
             self._lock.release()
-
-    def _number(self, query: str, *arguments: Column) -> int:
-        (value,) = self._db.execute(query, arguments).fetchone()
-        return int(value)
 
     def _explain(self, error: sqlite3.Error | UnicodeDecodeError) -> ReliableEmitError:
         return explain(self._path, error)

@@ -35,15 +35,13 @@ class FailureContract(Contract):
         """As one that raises."""
 
         async def scenario(bench: Bench) -> None:
-            there, never_set = asyncio.Event(), asyncio.Event()
+            there = asyncio.Event()
 
-            async def handle(transaction: Transaction) -> bytes:
-                await bench.effect(transaction, "cancelled")
+            async def hang() -> None:
                 there.set()
-                await never_set.wait()
-                return b""
+                await asyncio.Event().wait()
 
-            task = asyncio.ensure_future(bench.store.once(key("o-1"), b"f", handle))
+            task = asyncio.ensure_future(bench.once("o-1", "cancelled", wait=hang))
             await there.wait()
             task.cancel()
             await asyncio.wait([task])

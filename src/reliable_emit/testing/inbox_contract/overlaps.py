@@ -68,13 +68,11 @@ class OverlapContract(Contract):
         async def scenario(bench: Bench) -> None:
             there, go_on = asyncio.Event(), asyncio.Event()
 
-            async def handle(transaction: Transaction) -> bytes:
-                await bench.effect(transaction, "effect")
+            async def hold() -> None:
                 there.set()
                 await go_on.wait()
-                return b"reply"
 
-            first = asyncio.ensure_future(bench.store.once(key("o-1"), b"f", handle))
+            first = asyncio.ensure_future(bench.once("o-1", "effect", wait=hold))
             await there.wait()
             waiting = [
                 asyncio.ensure_future(bench.once(offset, "cancelled", wait=go_on.wait)) for offset in ("o-1", "o-2")
