@@ -63,8 +63,26 @@ class _Cursor(sqlite3.Cursor):
             self.connection.check()
 
 
+class _Fixed:
+    """An attribute that says when transactions begin or end: no handler may set it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._theirs: Any = getattr(sqlite3.Connection, name)
+
+    def __get__(self, connection: Any, owner: type) -> Any:
+        return self._theirs.__get__(connection, owner)
+
+    def __set__(self, connection: Connection, value: object) -> None:
+        connection.refuse_if_guarded()
+        self._theirs.__set__(connection, value)
+
+
 class Connection(sqlite3.Connection):
     """What a handler is given; guarded only while it has it."""
+
+    isolation_level: Any = _Fixed()
+    if hasattr(sqlite3.Connection, "autocommit"):  # since Python 3.12
+        autocommit: Any = _Fixed()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -118,6 +136,15 @@ class Connection(sqlite3.Connection):
         if self._guarded:
             raise sqlite3.ProgrammingError("the connection is the store's, which others use after you: leave it open")
         super().close()
+
+    def refuse_if_guarded(self) -> None:
+        """Refuse what would begin or end a transaction.
+
+        Raises:
+            sqlite3.ProgrammingError: It is in a handler.
+        """
+        if self._guarded:
+            raise sqlite3.ProgrammingError(_TRANSACTION_REFUSED)
 
     def check(self) -> None:
         """Refuse to execute anything in a handler whose transaction is gone.
