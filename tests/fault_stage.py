@@ -283,7 +283,7 @@ class Stage:
         self._enough.set()
         while (through := len(acknowledged)) < len(self._emitted):
             # Hours of messages take their time on a busy machine.
-            if not await self._until(lambda: len(acknowledged) > through, max(deadline, self._now + 2 * ACK_TIMEOUT)):  # noqa: B023
+            if not await self._until(lambda: len(acknowledged) > through, max(deadline, self._now + 2 * ACK_TIMEOUT)):
                 break
         with contextlib.closing(sqlite3.connect(self._db)) as db:
             stored = [text for (text,) in db.execute("SELECT content FROM messages ORDER BY id")]
