@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import os
+import statistics
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -125,14 +127,16 @@ async def test_a_thousand_reconnections_leave_nothing(
         used = []
         await reconnect(10)
         first = await census.when_quiet()
-        for more in (count // 2 - 10, count // 2):
+        step = count // 5
+        for more in (step - 10, step, step, step, step):
             await reconnect(more)
             await census.when_quiet()
             used.append(blocks())
         assert await census.when_quiet() == first
         assert client.stats.connected == count + 1
-        # What caches take that have an end. Of a connection that stays, there are dozens.
-        assert used[1] - used[0] < 500, used
+        # Of a connection that stays, there are dozens each time. What comes and goes, such as timers that are not due
+        # yet, is a thousand up or down.
+        assert statistics.median(after - before for before, after in itertools.pairwise(used)) < 5 * step, used
 
 
 async def test_a_client_that_is_disconnected_as_soon_as_it_is_connected() -> None:
