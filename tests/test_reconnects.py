@@ -134,9 +134,9 @@ async def test_a_thousand_reconnections_leave_nothing(
             used.append(blocks())
         assert await census.when_quiet() == first
         assert client.stats.connected == count + 1
-        # Of a connection that stays, there are dozens each time. What comes and goes, such as timers that are not due
-        # yet, is a thousand up or down.
-        assert statistics.median(after - before for before, after in itertools.pairwise(used)) < 5 * step, used
+        # Of a connection that stays, there are dozens: more than a thousand in a step. What comes and goes, such as
+        # timers that are not due yet, is as much, up or down.
+        assert statistics.median(after - before for before, after in itertools.pairwise(used)) < 1000, used
 
 
 async def test_a_client_that_is_disconnected_as_soon_as_it_is_connected() -> None:
