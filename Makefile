@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
-# Most tests wait more than they work, so more workers than cores; those with close deadlines run by themselves.
-WORKERS ?= 3
+# As many as CI has cores: some tests have bounds in seconds. Those with close deadlines run by themselves.
+WORKERS ?= 2
 TOGETHER := -n $(WORKERS) --dist worksteal -m 'not alone'
 ALONE := -m alone
 
