@@ -115,6 +115,31 @@ async def test_nodes_of_one_chat_hear_each_other_and_no_other_chat(name: str) ->
 
 
 @pytest.mark.usefixtures("_redis")
+async def test_redis_is_down_when_the_server_starts(caplog: pytest.LogCaptureFixture) -> None:
+    async with FaultProxy(*address()) as proxy, contextlib.AsyncExitStack() as stack:
+        proxy.refuse()
+        servers = [
+            await stack.enter_async_context(ReferenceServer(message_queue=url_at(f"127.0.0.1:{proxy.port}")))
+            for _ in range(2)
+        ]
+        for server in servers:
+            assert server._nodes is not None
+            server._nodes.serve("one chat")  # as two nodes on one database do
+        for number in range(20):
+            await servers[0].sio.emit("news", number)
+        assert len(caplog.records) <= 2  # one each, and not one for each attempt
+        proxy.heal()
+        heard: list[object] = []
+        async with plain(servers[1].url) as client:
+            client.sio.on("news", heard.append)
+            async with asyncio.timeout(PATIENCE):
+                while not heard:
+                    await servers[0].sio.emit("news", "at last")
+                    await asyncio.sleep(0.1)
+        assert set(heard) == {"at last"}
+
+
+@pytest.mark.usefixtures("_redis")
 @pytest.mark.filterwarnings("error")
 async def test_redis_fails_for_a_while_which_is_said_once_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     async with (

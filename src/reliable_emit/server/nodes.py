@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import socketio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 # A room that nobody is in: what is sent there is for the nodes themselves.
 _NODES = "reliable-emit nodes"
 _EVENT = "stored"
-# Seconds that closing gives to the connections.
-_CLOSING = 0.3
+# Seconds that closing gives to the connections, and between two attempts to subscribe.
+_CLOSING, _PAUSE = 0.3, 1.0
 
 
 class RedisManager(socketio.AsyncRedisManager):  # type: ignore[misc]  # socketio is untyped
@@ -88,6 +88,18 @@ class RedisManager(socketio.AsyncRedisManager):  # type: ignore[misc]  # socketi
         if self.redis is None:
             super()._redis_connect()
         self.connected = True
+
+    async def _listen(self) -> AsyncIterator[Any]:
+        from redis.exceptions import RedisError  # noqa: PLC0415 - an extra, and here is one of its clients
+
+        while True:
+            try:
+                async for data in super()._listen():
+                    yield data
+            except (RedisError, OSError) as error:
+                # Older versions do not catch this where they subscribe first, and would try again without a pause.
+                self._complaints.error("cannot subscribe", extra={"redis_exception": str(error)})
+            await asyncio.sleep(_PAUSE)
 
     async def _publish(self, data: dict[str, Any]) -> None:
         before = self._complaints.count
